@@ -1,0 +1,172 @@
+//! Coded errors that teach.
+//!
+//! Owns the list of stable error codes and the one shape in which an error reaches a user: code,
+//! message, causes and a hint. Never prints, never decides an exit status, never does I/O.
+//!
+//! Invariants: a code is never renumbered or reused; every code has a page
+//! `docs/src/errors/OXnnn.md`; every diagnostic has a hint.
+
+mod code;
+mod nearest;
+
+pub use code::Code;
+pub use nearest::nearest;
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+
+/// Causes kept in one diagnostic; deeper chains are cut, so a message on the wire stays small.
+pub const CAUSES_MAX: usize = 16;
+
+/// Bytes kept of a message, a cause or a hint; longer texts are cut at a character boundary.
+pub const TEXT_BYTES_MAX: usize = 16 * 1024;
+
+/// A library error that can reach a user.
+///
+/// Implemented by the error enum of each crate; [`Diagnostic::from_error`] turns it into what the
+/// user sees.
+pub trait Coded: Error {
+    /// The stable code of this error.
+    fn code(&self) -> Code;
+
+    /// What to do about it; the code's own hint unless the error knows better.
+    fn hint(&self) -> Cow<'static, str> {
+        Cow::Borrowed(self.code().hint())
+    }
+}
+
+/// An error as a user sees it: on a terminal, in a status, in an event, or on the wire.
+///
+/// `Display` prints the form that the command line uses:
+///
+/// ```text
+/// error[OX203]: task `b` reads `a`, which no line defines
+///   caused by: …
+///
+/// hint: …
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// The stable code.
+    pub code: Code,
+    /// One sentence, lower case, no full stop, values in backticks.
+    pub message: String,
+    /// From the nearest cause to the root cause.
+    pub causes: Vec<String>,
+    /// What the user can do.
+    pub hint: String,
+}
+
+impl Diagnostic {
+    /// A diagnostic with the code's own hint and no causes.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: bounded(message.into()),
+            causes: Vec::new(),
+            hint: code.hint().to_owned(),
+        }
+    }
+
+    /// Replaces the hint.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = bounded(hint.into());
+        self
+    }
+
+    /// Appends a cause, unless [`CAUSES_MAX`] is reached or it only repeats the text before it.
+    #[must_use]
+    pub fn with_cause(mut self, cause: impl Into<String>) -> Self {
+        self.push_cause(bounded(cause.into()));
+        self
+    }
+
+    /// The error, its `source` chain as causes, and its hint.
+    pub fn from_error<E: Coded>(error: &E) -> Self {
+        let mut diagnostic =
+            Self::new(error.code(), error.to_string()).with_hint(error.hint().into_owned());
+        let mut source = error.source();
+        while let Some(cause) = source {
+            diagnostic.push_cause(bounded(cause.to_string()));
+            source = cause.source();
+        }
+        diagnostic
+    }
+
+    fn push_cause(&mut self, cause: String) {
+        let last = self.causes.last().unwrap_or(&self.message);
+        if self.causes.len() < CAUSES_MAX && !last.ends_with(&cause) {
+            self.causes.push(cause);
+        }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "error[{}]: {}", self.code, self.message)?;
+        for cause in &self.causes {
+            writeln!(f, "  caused by: {cause}")?;
+        }
+        write!(f, "\nhint: {}", self.hint)
+    }
+}
+
+impl Error for Diagnostic {}
+
+impl Coded for Diagnostic {
+    fn code(&self) -> Code {
+        self.code
+    }
+
+    fn hint(&self) -> Cow<'static, str> {
+        Cow::Owned(self.hint.clone())
+    }
+}
+
+fn bounded(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        let mut end = TEXT_BYTES_MAX;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_message_causes_blank_line_and_hint() {
+        let diagnostic = Diagnostic::new(Code::InputUndefined, "task `b` reads `a`")
+            .with_cause("first")
+            .with_cause("second")
+            .with_hint("define `a`");
+        assert_eq!(
+            diagnostic.to_string(),
+            "error[OX203]: task `b` reads `a`\n  caused by: first\n  caused by: second\n\n\
+             hint: define `a`"
+        );
+    }
+
+    #[test]
+    fn cuts_long_texts_at_a_character_boundary() {
+        let diagnostic = Diagnostic::new(Code::TaskFailed, "ä".repeat(TEXT_BYTES_MAX));
+        assert!(diagnostic.message.len() <= TEXT_BYTES_MAX + '…'.len_utf8());
+        assert!(diagnostic.message.ends_with('…'));
+    }
+
+    #[test]
+    fn keeps_a_bounded_number_of_causes() {
+        let mut diagnostic = Diagnostic::new(Code::TaskFailed, "m");
+        for i in 0..100 {
+            diagnostic = diagnostic.with_cause(format!("cause {i}"));
+        }
+        assert_eq!(diagnostic.causes.len(), CAUSES_MAX);
+    }
+}
