@@ -1,0 +1,313 @@
+//! The workers that are connected, and what was handed to each.
+//!
+//! Invariants: load, occupancy and the amounts of resources in use are the sums over the entries of
+//! a worker; `held_bytes` and `held_count` those over the results that name it as a holder.
+//! Never looks into a graph.
+
+use crate::event::WorkerInfo;
+use crate::ids::{IdMap, TaskRef, WorkerId};
+
+/// Slots that a worker can have; more are not used.
+pub(crate) const WORKER_SLOTS_MAX: u32 = 65_536;
+/// Tasks of one slot that may wait at each slot of a worker.
+pub(crate) const QUEUE_DEPTH_MAX: u64 = 1_024;
+/// Entries of `held_log` beyond twice the results held, before it is cleaned.
+const HELD_LOG_SLACK: usize = 1_024;
+
+/// A task on a worker.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) task: TaskRef,
+    /// What its run is expected to take.
+    pub(crate) expected_micros: u32,
+    /// Slots it takes there.
+    pub(crate) slots: u32,
+    pub(crate) is_started: bool,
+}
+
+impl Entry {
+    /// Its part in the occupancy of the worker.
+    fn occupancy(&self) -> u64 {
+        u64::from(self.expected_micros) * u64::from(self.slots)
+    }
+}
+
+/// A task resource that a worker offers.
+#[derive(Debug, Clone)]
+pub(crate) struct Offer {
+    pub(crate) name: String,
+    pub(crate) total: u64,
+    pub(crate) used: u64,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
+    pub(crate) name: String,
+    pub(crate) group: String,
+    pub(crate) slots: u32,
+    pub(crate) memory_bytes: u64,
+    pub(crate) offers: Vec<Offer>,
+    /// Tasks handed to it, at positions that do not move.
+    pub(crate) entries: Vec<Option<Entry>>,
+    free_entries: Vec<u32>,
+    /// Slots of all entries.
+    pub(crate) load: u64,
+    /// Expected run time times slots of all entries.
+    pub(crate) occupancy: u64,
+    pub(crate) started: u32,
+    pub(crate) held_bytes: u64,
+    pub(crate) held_count: usize,
+    /// Every result it holds, and some that it held.
+    pub(crate) held_log: Vec<TaskRef>,
+    /// In the fleet's list of changes.
+    is_changed: bool,
+}
+
+impl Worker {
+    fn new(id: WorkerId, info: WorkerInfo) -> Self {
+        let mut offers: Vec<Offer> = Vec::with_capacity(info.resources.len());
+        for (name, total) in info.resources {
+            if !offers.iter().any(|offer| offer.name == name) {
+                offers.push(Offer {
+                    name,
+                    total,
+                    used: 0,
+                });
+            }
+        }
+        Self {
+            id,
+            name: info.name,
+            group: info.group,
+            slots: info.slots.clamp(1, WORKER_SLOTS_MAX),
+            memory_bytes: info.memory_bytes,
+            offers,
+            entries: Vec::new(),
+            free_entries: Vec::new(),
+            load: 0,
+            occupancy: 0,
+            started: 0,
+            held_bytes: 0,
+            held_count: 0,
+            held_log: Vec::new(),
+            is_changed: false,
+        }
+    }
+
+    /// Number of tasks handed to it.
+    pub(crate) fn placed(&self) -> usize {
+        self.entries.len() - self.free_entries.len()
+    }
+
+    /// Slots that a task takes here: one that asks for more than there are takes all.
+    pub(crate) fn slots_taken(&self, asked: u32) -> u32 {
+        asked.clamp(1, self.slots)
+    }
+
+    /// Whether a task could start at once.
+    pub(crate) fn has_room(&self, slots: u32) -> bool {
+        self.load + u64::from(slots) <= u64::from(self.slots)
+    }
+
+    /// How long a task that comes now is expected to wait.
+    pub(crate) fn wait_micros(&self, slots: u32) -> u64 {
+        if self.has_room(slots) {
+            0
+        } else {
+            self.occupancy / u64::from(self.slots)
+        }
+    }
+
+    /// Orders workers by how soon a task of one slot could start.
+    pub(crate) fn load_key(&self) -> u64 {
+        const FULL: u64 = 1 << 63;
+        let wait = self.occupancy / u64::from(self.slots);
+        if self.load < u64::from(self.slots) {
+            wait
+        } else {
+            wait | FULL
+        }
+    }
+
+    /// Whether the amounts are free now.
+    pub(crate) fn has_free(&self, resources: &[(String, u64)]) -> bool {
+        resources.iter().all(|(name, amount)| {
+            *amount == 0
+                || self
+                    .offer(name)
+                    .is_some_and(|offer| offer.total - offer.used >= *amount)
+        })
+    }
+
+    fn offer(&self, name: &str) -> Option<&Offer> {
+        self.offers.iter().find(|offer| offer.name == name)
+    }
+
+    /// Whether the worker has the amounts at all.
+    pub(crate) fn offers_all(&self, resources: &[(String, u64)]) -> bool {
+        resources.iter().all(|(name, amount)| {
+            *amount == 0 || self.offer(name).is_some_and(|offer| offer.total >= *amount)
+        })
+    }
+
+    /// Takes the amounts, or gives them back.
+    pub(crate) fn use_resources(&mut self, resources: &[(String, u64)], is_taken: bool) {
+        for (name, amount) in resources {
+            if let Some(offer) = self.offers.iter_mut().find(|offer| offer.name == *name) {
+                offer.used = if is_taken {
+                    offer.used + amount
+                } else {
+                    offer.used.saturating_sub(*amount)
+                };
+            }
+        }
+    }
+
+    /// Adds a task; returns its position.
+    pub(crate) fn add(&mut self, entry: Entry) -> u32 {
+        self.load += u64::from(entry.slots);
+        self.occupancy += entry.occupancy();
+        if let Some(position) = self.free_entries.pop() {
+            self.entries[position as usize] = Some(entry);
+            return position;
+        }
+        self.entries.push(Some(entry));
+        u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    /// Removes the task at a position.
+    pub(crate) fn remove(&mut self, position: u32) {
+        if let Some(entry) = self
+            .entries
+            .get_mut(position as usize)
+            .and_then(Option::take)
+        {
+            self.free_entries.push(position);
+            self.load -= u64::from(entry.slots);
+            self.occupancy -= entry.occupancy();
+            self.started -= u32::from(entry.is_started);
+        }
+    }
+
+    /// The task at a position runs now.
+    pub(crate) fn start(&mut self, position: u32) {
+        if let Some(Some(entry)) = self.entries.get_mut(position as usize)
+            && !entry.is_started
+        {
+            entry.is_started = true;
+            self.started += 1;
+        }
+    }
+
+    /// It holds one more result.
+    pub(crate) fn hold(&mut self, task: TaskRef, bytes: u64) {
+        self.held_bytes = self.held_bytes.saturating_add(bytes);
+        self.held_count += 1;
+        self.held_log.push(task);
+    }
+
+    /// It holds one result less.
+    pub(crate) fn unhold(&mut self, bytes: u64) {
+        self.held_bytes = self.held_bytes.saturating_sub(bytes);
+        self.held_count = self.held_count.saturating_sub(1);
+    }
+
+    /// Whether most of the log is about results that are gone.
+    pub(crate) fn is_log_stale(&self) -> bool {
+        self.held_log.len() > 2 * self.held_count + HELD_LOG_SLACK
+    }
+}
+
+/// All workers, at places that are used again when a worker is gone.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    places: Vec<Option<Worker>>,
+    free: Vec<u32>,
+    by_id: IdMap<WorkerId, u32>,
+    /// Places whose load may have changed.
+    changed: Vec<u32>,
+    /// Retractions that were not answered yet.
+    pub(crate) retracting: usize,
+}
+
+impl Fleet {
+    /// Adds a worker; returns its place.
+    pub(crate) fn add(&mut self, id: WorkerId, info: WorkerInfo) -> u32 {
+        let worker = Worker::new(id, info);
+        let place = if let Some(place) = self.free.pop() {
+            self.places[place as usize] = Some(worker);
+            place
+        } else {
+            self.places.push(Some(worker));
+            u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
+        };
+        self.by_id.insert(id, place);
+        self.changed.push(place);
+        place
+    }
+
+    /// Takes a worker out.
+    pub(crate) fn remove(&mut self, id: WorkerId) -> Option<(u32, Worker)> {
+        let place = self.by_id.remove(&id)?;
+        self.free.push(place);
+        self.changed.push(place);
+        let worker = self.places.get_mut(place as usize)?.take()?;
+        Some((place, worker))
+    }
+
+    /// Where a worker is.
+    pub(crate) fn place_of(&self, id: WorkerId) -> Option<u32> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(crate) fn at(&self, place: u32) -> Option<&Worker> {
+        self.places.get(place as usize)?.as_ref()
+    }
+
+    pub(crate) fn at_mut(&mut self, place: u32) -> Option<&mut Worker> {
+        let worker = self.places.get_mut(place as usize)?.as_mut()?;
+        if !worker.is_changed {
+            worker.is_changed = true;
+            self.changed.push(place);
+        }
+        Some(worker)
+    }
+
+    /// A place whose load may have changed since it was last asked for.
+    pub(crate) fn next_changed(&mut self) -> Option<u32> {
+        let place = self.changed.pop()?;
+        if let Some(Some(worker)) = self.places.get_mut(place as usize) {
+            worker.is_changed = false;
+        }
+        Some(place)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
+        let place = self.place_of(id)?;
+        self.at_mut(place)
+    }
+
+    /// Number of places, used or not.
+    pub(crate) fn places(&self) -> usize {
+        self.places.len()
+    }
+
+    /// All workers with their places.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Worker)> {
+        (0..)
+            .zip(&self.places)
+            .filter_map(|(place, worker)| Some((place, worker.as_ref()?)))
+    }
+
+    /// All workers.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
+        self.places.iter_mut().flatten()
+    }
+
+    /// Number of workers.
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+}

@@ -1,0 +1,273 @@
+//! Which task goes where, and in which order.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod cluster;
+
+use cluster::{CLIENT, Cluster, needs, plan, retracted, slots};
+use oxidask_core::{Effect, Event, GraphId, TaskReport, TaskState, WorkerId, WorkerInfo};
+
+#[test]
+fn independent_tasks_spread_over_all_workers() {
+    let mut cluster = Cluster::new()
+        .workers(4, slots(2))
+        .submit(plan().tasks(8).wants(&[0]));
+    assert_eq!(cluster.place_tasks(), [0, 1, 2, 3, 4, 5, 6, 7]);
+    for worker in cluster.core.workers() {
+        assert_eq!(worker.queued, 2, "{}", worker.name);
+    }
+}
+
+#[test]
+fn long_tasks_stay_here_and_tiny_ones_are_queued_deep() {
+    let mut cluster = Cluster::new()
+        .workers(1, slots(1))
+        .submit(plan().tasks(3_000).wants(&[0]));
+    assert_eq!(cluster.place_tasks().len(), 2);
+    cluster.finish_with(0, 8, 2);
+    cluster.finish_with(1, 8, 2);
+    let queued = cluster.place_tasks().len();
+    assert!((1_000..=1_024).contains(&queued), "{queued}");
+
+    let mut cluster = Cluster::new()
+        .workers(1, slots(1))
+        .submit(plan().tasks(3_000).wants(&[0]));
+    cluster.place();
+    cluster.finish_with(0, 8, 1_000_000);
+    assert_eq!(cluster.place_tasks().len(), 1);
+}
+
+#[test]
+fn tasks_go_where_their_big_inputs_are() {
+    let graph = plan()
+        .task("a")
+        .task("b")
+        .task("x")
+        .reads(&[0])
+        .task("y")
+        .reads(&[1])
+        .wants(&[2, 3]);
+    let mut cluster = Cluster::new().workers(2, slots(1)).submit(graph);
+    cluster.place();
+    let (a, b) = (cluster.worker_of(0), cluster.worker_of(1));
+    assert_ne!(a, b);
+    cluster.finish_with(1, 1 << 30, 100);
+    cluster.finish_with(0, 1 << 30, 100);
+    cluster.place();
+    assert_eq!((cluster.worker_of(2), cluster.worker_of(3)), (a, b));
+}
+
+#[test]
+fn waiting_for_a_busy_holder_is_weighed_against_moving() {
+    for (bytes, is_moved) in [(1_u64 << 40, false), (1_000_000, true)] {
+        let graph = plan()
+            .task("a")
+            .task("x")
+            .reads(&[0])
+            .task("y")
+            .reads(&[0])
+            .wants(&[1, 2]);
+        let mut cluster = Cluster::new().workers(2, slots(1)).submit(graph);
+        cluster.place();
+        let holder = cluster.worker_of(0);
+        cluster.finish_with(0, bytes, 50_000);
+        cluster.place();
+        assert_eq!(cluster.worker_of(1), holder);
+        assert_eq!(cluster.worker_of(2) != holder, is_moved, "{bytes} bytes");
+    }
+}
+
+#[test]
+fn larger_priorities_first_then_order_of_submission() {
+    let graph = plan()
+        .task("a")
+        .task("b")
+        .priority(5)
+        .task("c")
+        .priority(-1)
+        .task("d")
+        .priority(5);
+    let mut cluster = Cluster::new()
+        .workers(1, slots(1))
+        .submit(graph.wants(&[0]));
+    assert_eq!(cluster.run(), [1, 3, 0, 2]);
+}
+
+#[test]
+fn priorities_hold_across_requirements() {
+    let graph = plan()
+        .task("low")
+        .task("high")
+        .priority(1)
+        .needs(needs(1, &[], &["w1"]))
+        .task("highest")
+        .priority(2);
+    let mut cluster = Cluster::new()
+        .workers(1, slots(1))
+        .submit(graph.wants(&[0]));
+    assert_eq!(cluster.run(), [2, 1, 0]);
+}
+
+#[test]
+fn the_older_graph_goes_first() {
+    let mut cluster = Cluster::new().submit(plan().tasks(2).wants(&[0]));
+    cluster.react(Event::GraphOpened {
+        client: CLIENT,
+        name: "second".into(),
+    });
+    let chunk = Box::new(plan().task("x").wants(&[0]).chunk);
+    let graph = GraphId(2);
+    cluster.react(Event::ChunkArrived {
+        client: CLIENT,
+        graph,
+        number: 0,
+        chunk,
+    });
+    cluster.join(slots(1));
+    let effects = cluster.place();
+    let graphs: Vec<u32> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Assign { task, .. } => Some(task.graph.0),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(graphs, [1, 1]);
+}
+
+#[test]
+fn a_task_that_asks_for_more_slots_than_there_are_takes_all() {
+    let graph = plan()
+        .task("a")
+        .needs(needs(u32::MAX, &[], &[]))
+        .tasks(4)
+        .wants(&[0]);
+    let mut cluster = Cluster::new().workers(2, slots(4)).submit(graph);
+    cluster.place();
+    let whole = cluster.worker_of(0);
+    for task in 1..5 {
+        assert_ne!(cluster.worker_of(task), whole);
+    }
+    assert_eq!(cluster.core.slots(cluster.at(0)), u32::MAX);
+}
+
+#[test]
+fn a_task_of_all_slots_is_not_starved_by_small_ones() {
+    let mut graph = plan()
+        .tasks(2)
+        .task("all")
+        .priority(1)
+        .needs(needs(99, &[], &[]))
+        .tasks(50);
+    graph.chunk.priority[0] = 2;
+    graph.chunk.priority[1] = 2;
+    let mut cluster = Cluster::new()
+        .workers(1, slots(2))
+        .submit(graph.wants(&[2]));
+    let order = cluster.run();
+    assert!(
+        order.iter().position(|task| *task == 2).unwrap() <= 4,
+        "{order:?}"
+    );
+}
+
+#[test]
+fn task_resources_bound_what_is_on_a_worker() {
+    let mut graph = plan();
+    for key in ["a", "b", "c"] {
+        graph = graph.task(key).needs(needs(1, &[("gpu", 1)], &[]));
+    }
+    let gpu = WorkerInfo {
+        resources: vec![("gpu".to_owned(), 2)],
+        ..slots(8)
+    };
+    let mut cluster = Cluster::new()
+        .workers(1, slots(8))
+        .workers(1, gpu)
+        .submit(graph.wants(&[2]));
+    assert_eq!(cluster.place_tasks(), [0, 1]);
+    assert_eq!(
+        (cluster.worker_of(0), cluster.worker_of(1)),
+        (WorkerId(2), WorkerId(2))
+    );
+    cluster.finish(0);
+    assert_eq!(cluster.place_tasks(), [2]);
+    assert_eq!(cluster.worker_of(2), WorkerId(2));
+}
+
+#[test]
+fn tasks_that_nobody_can_run_are_parked_until_somebody_can() {
+    let graph = plan()
+        .task("a")
+        .needs(needs(1, &[("gpu", 1)], &[]))
+        .task("b")
+        .needs(needs(1, &[], &["big"]))
+        .task("c");
+    let mut cluster = Cluster::new().submit(graph.wants(&[0, 1, 2]));
+    assert_eq!(cluster.core.cluster().parked, 3);
+    let reason = cluster.core.cluster().parked_reason.unwrap();
+    assert!(reason.contains("none is connected"), "{reason}");
+    cluster.join(slots(2));
+    assert_eq!(cluster.place_tasks(), [2]);
+    assert_eq!(cluster.core.cluster().parked, 2);
+    let reason = cluster.core.cluster().parked_reason.unwrap();
+    assert_eq!(
+        reason,
+        "task `a` needs 1 of resource `gpu`, which no worker offers"
+    );
+    cluster.join(WorkerInfo {
+        group: "big".to_owned(),
+        ..slots(1)
+    });
+    assert_eq!(cluster.place_tasks(), [1]);
+    let gpu = vec![("gpu".to_owned(), 4)];
+    let worker = cluster.join(WorkerInfo {
+        resources: gpu,
+        ..slots(1)
+    });
+    assert_eq!(cluster.place_tasks(), [0]);
+    assert_eq!(cluster.core.cluster().parked, 0);
+    assert_eq!(cluster.worker_of(0), worker);
+    cluster.die(worker);
+    assert_eq!(cluster.core.cluster().parked, 1);
+}
+
+#[test]
+fn a_worker_that_joins_gets_queued_tasks_of_others() {
+    let mut cluster = Cluster::new()
+        .workers(1, slots(2))
+        .submit(plan().tasks(4).wants(&[0]));
+    assert_eq!(cluster.place_tasks().len(), 4);
+    cluster.start(0);
+    cluster.start(1);
+    let joined = cluster.join(slots(2));
+    let effects = cluster.place();
+    assert_eq!(retracted(&effects), [(1, 3), (1, 2)]);
+    assert_eq!(retracted(&cluster.place()), []);
+    cluster.report(3, TaskReport::Retracted);
+    assert_eq!(cluster.place_tasks(), [3]);
+    assert_eq!(cluster.worker_of(3), joined);
+    // The other one has started before the question came.
+    cluster.start(2);
+    assert_eq!(cluster.state(2), TaskState::Running);
+    cluster.finish(2);
+    assert_eq!(cluster.state(2), TaskState::Released);
+    assert_eq!(cluster.core.workers()[0].queued, 0);
+}
+
+#[test]
+fn tasks_are_not_asked_back_when_moving_their_inputs_takes_longer() {
+    let graph = plan()
+        .task("a")
+        .task("x")
+        .reads(&[0])
+        .task("y")
+        .reads(&[0])
+        .wants(&[1, 2]);
+    let mut cluster = Cluster::new().workers(1, slots(1)).submit(graph);
+    cluster.place();
+    cluster.finish_with(0, 1 << 40, 50_000);
+    assert_eq!(cluster.place_tasks(), [1, 2]);
+    cluster.start(1);
+    cluster.join(slots(1));
+    assert_eq!(retracted(&cluster.place()), []);
+}
