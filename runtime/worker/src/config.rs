@@ -1,0 +1,56 @@
+//! What a worker is started with.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use oxidask_comm::Credentials;
+use oxidask_exec::Executor;
+use tokio::net::TcpListener;
+
+/// Everything that a worker needs to know.
+pub struct WorkerConfig {
+    /// Where the scheduler is: `oxidask://host:port`.
+    pub scheduler_address: String,
+    /// Unique among the workers that are alive.
+    pub name: String,
+    /// The worker group.
+    pub group: String,
+    /// The pod's UID; empty outside Kubernetes.
+    pub pod_uid: String,
+    /// The node's name; empty outside Kubernetes.
+    pub node: String,
+    /// Tasks of one slot that run at a time; 0 means 1.
+    pub slots: u32,
+    /// Task resources that it offers, by name.
+    pub resources: Vec<(String, u64)>,
+    /// Bytes of results that it may hold.
+    pub memory_bytes: u64,
+    /// Where peers and the scheduler read results.
+    pub data_listener: TcpListener,
+    /// Where health and metrics are read, if at all.
+    pub http_listener: Option<TcpListener>,
+    /// The data listener as others reach it: `host:port`.
+    pub advertise_address: String,
+    /// Relative locations of tasks start here.
+    pub base_dir: PathBuf,
+    /// For temporary files of tasks; made if it is not there.
+    pub scratch_dir: PathBuf,
+    /// The worker's certificate.
+    pub credentials: Credentials,
+    /// What runs task bodies.
+    pub executors: Vec<Arc<dyn Executor>>,
+}
+
+impl fmt::Debug for WorkerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerConfig")
+            .field("scheduler_address", &self.scheduler_address)
+            .field("name", &self.name)
+            .field("group", &self.group)
+            .field("slots", &self.slots)
+            .field("memory_bytes", &self.memory_bytes)
+            .field("advertise_address", &self.advertise_address)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,118 @@
+//! Objects from and for peers: requests through the bulk data plane, and the store as its source.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use oxidask_comm::{BulkObject, BulkPool, BulkSource, CommError, Credentials};
+use oxidask_core::WorkerId;
+use oxidask_store::{IdMap, Payload, PayloadKind, ResultKey, Store};
+use tokio::task::JoinSet;
+
+use crate::machine::RequestId;
+
+/// What a peer delivered: every object that was asked for, none where the peer lacks it.
+pub(crate) type Delivery = Vec<(ResultKey, Option<Payload>)>;
+
+/// A request that is over. No delivery: the peer did not answer, the log says why.
+pub(crate) struct Fetched {
+    pub(crate) request: RequestId,
+    pub(crate) delivery: Option<Delivery>,
+}
+
+/// Requests to peers. Their number is bounded by the machine.
+pub(crate) struct Fetcher {
+    pool: Arc<BulkPool>,
+    addresses: IdMap<WorkerId, Arc<str>>,
+    requests: JoinSet<Fetched>,
+}
+
+impl Fetcher {
+    pub(crate) fn new(credentials: Credentials) -> Self {
+        Self {
+            pool: Arc::new(BulkPool::new(credentials)),
+            addresses: IdMap::default(),
+            requests: JoinSet::new(),
+        }
+    }
+
+    pub(crate) fn add_peer(&mut self, peer: WorkerId, address: &str) {
+        self.addresses.insert(peer, address.into());
+    }
+
+    pub(crate) fn remove_peer(&mut self, peer: WorkerId) {
+        self.addresses.remove(&peer);
+    }
+
+    /// Asks a peer. Always answered by [`Fetcher::next_fetched`].
+    pub(crate) fn begin(&mut self, request: RequestId, peer: WorkerId, keys: &[ResultKey]) {
+        let address = self.addresses.get(&peer).cloned();
+        let pool = Arc::clone(&self.pool);
+        let keys: Vec<u64> = keys.iter().map(|key| key.0).collect();
+        self.requests.spawn(async move {
+            let Some(address) = address else {
+                return Fetched {
+                    request,
+                    delivery: None,
+                };
+            };
+            let asked = AssertUnwindSafe(pool.fetch(&address, &keys)).catch_unwind();
+            let delivery = match asked.await {
+                Ok(Ok(objects)) => Some(objects.into_iter().map(accept).collect()),
+                Ok(Err(error)) => {
+                    log_failure(peer, &address, &error);
+                    None
+                }
+                Err(_) => {
+                    tracing::error!(%peer, %address, "a request to a peer panicked");
+                    None
+                }
+            };
+            Fetched { request, delivery }
+        });
+    }
+
+    /// The next request that is over; never, if there is none.
+    pub(crate) async fn next_fetched(&mut self) -> Fetched {
+        loop {
+            match self.requests.join_next().await {
+                Some(Ok(fetched)) => return fetched,
+                Some(Err(error)) => tracing::error!(%error, "a request to a peer was lost"),
+                None => return std::future::pending().await,
+            }
+        }
+    }
+}
+
+fn log_failure(peer: WorkerId, address: &str, error: &CommError) {
+    let source = std::error::Error::source(error)
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    tracing::warn!(%peer, %address, %error, %source, "results could not be fetched");
+}
+
+/// An object of an unknown kind is as good as missing.
+fn accept((key, object): (u64, Option<BulkObject>)) -> (ResultKey, Option<Payload>) {
+    let payload = object.and_then(|object| {
+        let kind = PayloadKind::from_number(u32::from(object.kind))?;
+        Some(Payload {
+            kind,
+            parts: object.parts,
+        })
+    });
+    (ResultKey(key), payload)
+}
+
+/// The store as others read it.
+#[derive(Debug)]
+pub(crate) struct StoreSource(pub(crate) Arc<Store>);
+
+impl BulkSource for StoreSource {
+    fn get(&self, key: u64) -> Option<BulkObject> {
+        let payload = self.0.get(ResultKey(key))?;
+        Some(BulkObject {
+            kind: payload.kind as u8,
+            parts: payload.parts,
+        })
+    }
+}

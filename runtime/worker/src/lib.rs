@@ -1,0 +1,26 @@
+//! The worker service: fetch, execute, keep, report.
+//!
+//! Owns the worker's state machine ([`machine`], pure) and the shell around it: the stream to the
+//! scheduler, runs of tasks, requests to peers, the data server and the open HTTP paths. Decides
+//! nothing about placement and never opens a payload.
+//!
+//! Invariants: one loop owns the machine; a panic of a task fails that task only; every queue is
+//! bounded; when the stream to the scheduler ends the worker says why and ends, within a second.
+
+mod config;
+mod error;
+mod event_loop;
+mod fetch;
+mod http;
+pub mod machine;
+mod metrics;
+mod orders;
+mod outbox;
+mod programs;
+mod registration;
+mod run;
+mod serve;
+
+pub use config::WorkerConfig;
+pub use error::{Reported, WorkerError};
+pub use serve::serve;

@@ -1,0 +1,434 @@
+//! A scheduler that does what a test says, and real workers, over real TLS.
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use oxidask_comm::{BulkPool, Credentials, incoming, install_crypto_provider, server};
+use oxidask_exec::{Body, Builtin, Executor, Program, TaskContext, TaskError};
+use oxidask_pki::Authority;
+use oxidask_proto::wire::report::Outcome;
+use oxidask_proto::wire::scheduler_server::{Scheduler, SchedulerServer};
+use oxidask_proto::{MESSAGE_BYTES_MAX, Role, hello, wire};
+use oxidask_store::Payload;
+use oxidask_worker::{WorkerConfig, WorkerError, serve};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) const GRAPH: u32 = 1;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+const DAY: Duration = Duration::from_hours(24);
+
+/// A worker as the scheduler sees it.
+pub(crate) struct Joined {
+    pub(crate) hello: wire::WorkerHello,
+    batches: Streaming<wire::WorkerBatch>,
+    orders: Option<mpsc::Sender<Result<wire::WorkBatch, Status>>>,
+    pub(crate) reports: Vec<wire::Report>,
+    pub(crate) copies_added: Vec<u32>,
+    pub(crate) copies_missing: Vec<(u32, u32)>,
+    pub(crate) heartbeat: Option<wire::Heartbeat>,
+    pub(crate) is_drained: bool,
+    /// Batches that carried reports.
+    pub(crate) batches_count: usize,
+}
+
+impl Joined {
+    pub(crate) async fn send(&self, batch: wire::WorkBatch) {
+        self.orders.as_ref().unwrap().send(Ok(batch)).await.unwrap();
+    }
+
+    pub(crate) async fn welcome(&self, worker: u32) {
+        let hello = Some(hello::hello());
+        self.send(wire::WorkBatch {
+            hello,
+            worker,
+            ..wire::WorkBatch::default()
+        })
+        .await;
+    }
+
+    pub(crate) async fn order(&self, orders: impl IntoIterator<Item = wire::order::Order>) {
+        let orders = orders
+            .into_iter()
+            .map(|order| wire::Order { order: Some(order) })
+            .collect();
+        self.send(wire::WorkBatch {
+            orders,
+            ..wire::WorkBatch::default()
+        })
+        .await;
+    }
+
+    pub(crate) async fn introduce(&self, peer: u32, address: SocketAddr) {
+        let peers = vec![wire::Peer {
+            worker: peer,
+            data_address: address.to_string(),
+        }];
+        self.send(wire::WorkBatch {
+            peers,
+            ..wire::WorkBatch::default()
+        })
+        .await;
+    }
+
+    pub(crate) fn hang_up(&mut self) {
+        self.orders = None;
+    }
+
+    /// Takes in what the worker says until it is so.
+    pub(crate) async fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        while !is_so(self) {
+            let batch = timeout(PATIENCE, self.batches.message()).await;
+            let Ok(batch) = batch else {
+                panic!("never came: {what}; so far {:?}", self.reports)
+            };
+            let batch = batch.unwrap().expect("the worker is still there");
+            self.batches_count += usize::from(!batch.reports.is_empty());
+            self.reports.extend(batch.reports);
+            let number = |id: wire::TaskId| id.task;
+            self.copies_added
+                .extend(batch.copies_added.into_iter().map(number));
+            let missing = batch.copies_missing.into_iter();
+            self.copies_missing
+                .extend(missing.map(|copy| (copy.task.unwrap().task, copy.worker)));
+            self.heartbeat = batch.heartbeat.or(self.heartbeat);
+            self.is_drained |= batch.is_drained;
+        }
+    }
+
+    /// The end of a task, whatever it is.
+    pub(crate) async fn end_of(&mut self, task: u32) -> Outcome {
+        self.until(&format!("end of {task}"), |joined| {
+            joined.find_end(task).is_some()
+        })
+        .await;
+        self.find_end(task).unwrap()
+    }
+
+    pub(crate) async fn finished(&mut self, task: u32) -> u64 {
+        match self.end_of(task).await {
+            Outcome::Finished(finished) => finished.bytes,
+            other => panic!("task {task} did not finish: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn failed(&mut self, task: u32) -> (wire::Fault, bool) {
+        match self.end_of(task).await {
+            Outcome::Failed(failed) => (failed.fault.unwrap(), failed.is_retryable),
+            other => panic!("task {task} did not fail: {other:?}"),
+        }
+    }
+
+    pub(crate) fn has_started(&self, task: u32) -> bool {
+        self.outcomes(task)
+            .any(|outcome| matches!(outcome, Outcome::Started(_)))
+    }
+
+    fn find_end(&self, task: u32) -> Option<Outcome> {
+        self.outcomes(task)
+            .find(|outcome| !matches!(outcome, Outcome::Started(_)))
+            .cloned()
+    }
+
+    fn outcomes(&self, task: u32) -> impl Iterator<Item = &Outcome> {
+        let of_task = move |report: &&wire::Report| report.task.unwrap().task == task;
+        self.reports
+            .iter()
+            .filter(of_task)
+            .map(|report| report.outcome.as_ref().unwrap())
+    }
+}
+
+struct Fake {
+    joined: mpsc::Sender<Joined>,
+}
+
+type Replies<T> = ReceiverStream<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl Scheduler for Fake {
+    type WorkStream = Replies<wire::WorkBatch>;
+    type SessionStream = Replies<wire::SessionBatch>;
+    type FetchStream = Replies<wire::FetchChunk>;
+    type TelemetryStream = Replies<wire::TelemetryReply>;
+
+    async fn work(
+        &self,
+        request: Request<Streaming<wire::WorkerBatch>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        let mut batches = request.into_inner();
+        let (orders, replies) = mpsc::channel(16);
+        let joined = self.joined.clone();
+        tokio::spawn(async move {
+            let hello = batches.message().await.unwrap().unwrap().hello.unwrap();
+            let worker = Joined {
+                hello,
+                batches,
+                orders: Some(orders),
+                reports: Vec::new(),
+                copies_added: Vec::new(),
+                copies_missing: Vec::new(),
+                heartbeat: None,
+                is_drained: false,
+                batches_count: 0,
+            };
+            let _ = joined.send(worker).await;
+        });
+        Ok(Response::new(ReceiverStream::new(replies)))
+    }
+
+    async fn session(
+        &self,
+        _: Request<Streaming<wire::ClientBatch>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn fetch(
+        &self,
+        _: Request<wire::FetchRequest>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn status(
+        &self,
+        _: Request<wire::StatusRequest>,
+    ) -> Result<Response<wire::StatusReply>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn retire(
+        &self,
+        _: Request<wire::RetireRequest>,
+    ) -> Result<Response<wire::RetireReply>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn telemetry(
+        &self,
+        _: Request<wire::TelemetryRequest>,
+    ) -> Result<Response<Self::TelemetryStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+}
+
+/// A scheduler that does what the test says.
+pub(crate) struct Cluster {
+    authority: Authority,
+    address: SocketAddr,
+    joined: mpsc::Receiver<Joined>,
+    stop: CancellationToken,
+}
+
+pub(crate) struct Worker {
+    pub(crate) serving: JoinHandle<Result<(), WorkerError>>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) data: SocketAddr,
+    pub(crate) http: SocketAddr,
+    pub(crate) scratch: TempDir,
+}
+
+impl Worker {
+    pub(crate) async fn end(self) -> Result<(), WorkerError> {
+        timeout(PATIENCE, self.serving).await.unwrap().unwrap()
+    }
+}
+
+impl Cluster {
+    pub(crate) async fn start() -> Self {
+        install_crypto_provider();
+        let authority = Authority::new("local", "test").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let credentials = credentials(&authority, Role::Scheduler);
+        let (sender, joined) = mpsc::channel(16);
+        let stop = CancellationToken::new();
+        let service = SchedulerServer::new(Fake { joined: sender })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let connections = incoming(listener, credentials, stop.clone());
+        tokio::spawn(
+            server()
+                .add_service(service)
+                .serve_with_incoming(connections),
+        );
+        Self {
+            authority,
+            address,
+            joined,
+            stop,
+        }
+    }
+
+    pub(crate) fn credentials(&self, role: Role) -> Credentials {
+        credentials(&self.authority, role)
+    }
+
+    pub(crate) async fn spawn(&self, slots: u32, memory_bytes: u64) -> Worker {
+        let data_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let data = data_listener.local_addr().unwrap();
+        let http = http_listener.local_addr().unwrap();
+        let scratch = TempDir::new().unwrap();
+        let config = WorkerConfig {
+            scheduler_address: format!("oxidask://{}", self.address),
+            name: "w".into(),
+            group: "default".into(),
+            pod_uid: String::new(),
+            node: String::new(),
+            slots,
+            resources: vec![("gpu".into(), 1)],
+            memory_bytes,
+            data_listener,
+            http_listener: Some(http_listener),
+            advertise_address: data.to_string(),
+            base_dir: scratch.path().into(),
+            scratch_dir: scratch.path().join("tasks"),
+            credentials: self.credentials(Role::Worker),
+            executors: vec![Arc::new(Builtin::new()), Arc::new(Odd)],
+        };
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(config, stop.clone()));
+        Worker {
+            serving,
+            stop,
+            data,
+            http,
+            scratch,
+        }
+    }
+
+    pub(crate) async fn next_joined(&mut self) -> Joined {
+        timeout(PATIENCE, self.joined.recv())
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    /// A worker that is accepted as this number.
+    pub(crate) async fn join(&mut self, worker: u32, slots: u32, memory: u64) -> (Worker, Joined) {
+        let started = self.spawn(slots, memory).await;
+        let joined = self.next_joined().await;
+        joined.welcome(worker).await;
+        (started, joined)
+    }
+
+    /// What a worker holds, as a peer reads it.
+    pub(crate) async fn read(&self, worker: &Worker, task: u32) -> Option<Vec<u8>> {
+        let pool = BulkPool::new(self.credentials(Role::Worker));
+        let key = u64::from(GRAPH) << 32 | u64::from(task);
+        let mut objects = pool.fetch(&worker.data.to_string(), &[key]).await.unwrap();
+        let (_, object) = objects.pop().unwrap();
+        object.map(|object| object.parts.concat())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn credentials(authority: &Authority, role: Role) -> Credentials {
+    let leaf = authority.issue(role, DAY).unwrap();
+    Credentials::from_pem(&authority.ca_pem(), &leaf.cert_pem, &leaf.key_pem).unwrap()
+}
+
+/// An assignment with its body in it.
+pub(crate) fn assign(task: u32, body: &Body) -> wire::Assign {
+    wire::Assign {
+        graph: GRAPH,
+        task,
+        epoch: 1,
+        attempt: 1,
+        key: format!("t{task}"),
+        slots: 1,
+        inline_body: body.encode(),
+        is_inline: true,
+        ..wire::Assign::default()
+    }
+}
+
+/// The same with inputs: task and holder.
+pub(crate) fn assign_with(task: u32, body: &Body, inputs: &[(u32, u32)]) -> wire::Assign {
+    wire::Assign {
+        inputs: inputs.iter().map(|input| input.0).collect(),
+        input_bytes: vec![1; inputs.len()],
+        holders: inputs.iter().map(|input| input.1).collect(),
+        ..assign(task, body)
+    }
+}
+
+pub(crate) fn order(assign: wire::Assign) -> wire::order::Order {
+    wire::order::Order::Assign(assign)
+}
+
+pub(crate) fn attempt(task: u32) -> wire::AttemptId {
+    let task = Some(wire::TaskId { graph: GRAPH, task });
+    wire::AttemptId {
+        task,
+        epoch: 1,
+        attempt: 1,
+    }
+}
+
+/// Operations that misbehave.
+struct Odd;
+
+enum OddProgram {
+    Panic,
+    PanicAtOnce,
+    /// Leaves a file in its folder and holds its slot until it is cancelled.
+    Litter,
+}
+
+impl Executor for Odd {
+    fn operations(&self) -> &'static [&'static str] {
+        &["panic", "panic_at_once", "panic_in_prepare", "litter"]
+    }
+
+    fn prepare(&self, body: &Body) -> Result<Arc<dyn Program>, TaskError> {
+        Ok(Arc::new(match body.op.as_str() {
+            "panic" => OddProgram::Panic,
+            "panic_at_once" => OddProgram::PanicAtOnce,
+            "litter" => OddProgram::Litter,
+            other => panic!("odd {other}"),
+        }))
+    }
+}
+
+impl Program for OddProgram {
+    fn run_now(&self, _: &[Payload], _: &TaskContext) -> Option<Result<Payload, TaskError>> {
+        if let Self::PanicAtOnce = self {
+            panic!("odd {}", 1);
+        }
+        None
+    }
+
+    fn run(
+        self: Arc<Self>,
+        _: Vec<Payload>,
+        context: TaskContext,
+    ) -> BoxFuture<'static, Result<Payload, TaskError>> {
+        async move {
+            if let Self::Panic = *self {
+                panic!("odd {}", 2);
+            }
+            std::fs::write(context.scratch_dir.join("litter"), b"x").unwrap();
+            context.cancelled.cancelled().await;
+            Ok(Payload::null())
+        }
+        .boxed()
+    }
+}
