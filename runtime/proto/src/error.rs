@@ -1,0 +1,118 @@
+//! What can be wrong with a message or an identity.
+
+use std::borrow::Cow;
+
+use oxidask_diagnostic::{Code, Coded};
+
+/// A message that cannot be understood, or a text that is no identity.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProtoError {
+    /// A field that every sender sets is absent.
+    #[error("a `{message}` came without its `{field}`")]
+    FieldMissing {
+        /// The message's name in the protocol.
+        message: &'static str,
+        /// The field's name.
+        field: &'static str,
+    },
+    /// Columns of a chunk do not fit each other.
+    #[error("column `{column}` of a graph chunk has `{found}` entries instead of `{expected}`")]
+    ColumnLength {
+        /// The column's name.
+        column: &'static str,
+        /// Its entries.
+        found: u64,
+        /// The entries that the other columns ask for.
+        expected: u64,
+    },
+    /// A key's length does not fit the text of all keys.
+    #[error("key number `{position}` of a graph chunk does not end between two characters")]
+    KeyBoundary {
+        /// The task's position in its chunk.
+        position: usize,
+    },
+    /// A key is empty.
+    #[error("key number `{position}` of a graph chunk is empty")]
+    KeyEmpty {
+        /// The task's position in its chunk.
+        position: usize,
+    },
+    /// A requirement asks for no slot at all.
+    #[error("a requirement of a graph chunk asks for `0` slots")]
+    SlotsZero,
+    /// More of something than is allowed.
+    #[error("a graph chunk has `{found}` {what}, more than `{limit}`")]
+    LimitPassed {
+        /// What there is too much of, in the plural.
+        what: &'static str,
+        /// How much there is.
+        found: u64,
+        /// How much may be.
+        limit: u64,
+    },
+    /// The peer's version is too far from ours.
+    #[error(
+        "the peer (build `{build}`) speaks protocol version `{theirs}`, this program speaks \
+         `{ours}`"
+    )]
+    Version {
+        /// The peer's version.
+        theirs: u32,
+        /// Our version.
+        ours: u32,
+        /// The peer's build.
+        build: String,
+    },
+    /// The text is not the URI of an identity.
+    #[error("`{uri}` is not an identity of the form `{}`", crate::identity::FORM)]
+    Identity {
+        /// The text, shortened if it is long.
+        uri: String,
+    },
+    /// The name cannot be part of an identity.
+    #[error("`{name}` cannot be the {what} of an identity")]
+    IdentityName {
+        /// `namespace` or `cluster`.
+        what: &'static str,
+        /// The name, shortened if it is long.
+        name: String,
+    },
+    /// The text is not a role.
+    #[error("`{role}` is not one of the roles scheduler, worker, client, operator")]
+    Role {
+        /// The text, shortened if it is long.
+        role: String,
+    },
+}
+
+impl Coded for ProtoError {
+    fn code(&self) -> Code {
+        match self {
+            Self::LimitPassed { .. } => Code::LimitPassed,
+            Self::Identity { .. } | Self::IdentityName { .. } | Self::Role { .. } => {
+                Code::IdentityRejected
+            }
+            Self::FieldMissing { .. }
+            | Self::ColumnLength { .. }
+            | Self::KeyBoundary { .. }
+            | Self::KeyEmpty { .. }
+            | Self::SlotsZero
+            | Self::Version { .. } => Code::ProtocolMismatch,
+        }
+    }
+
+    fn hint(&self) -> Cow<'static, str> {
+        match self {
+            Self::IdentityName { .. } => Cow::Borrowed(
+                "use letters, digits, `-`, `_` and `.`, at most 253 characters, as Kubernetes does",
+            ),
+            _ => Cow::Borrowed(self.code().hint()),
+        }
+    }
+}
+
+/// The first characters of a text that a peer chose, for use in a message.
+pub(crate) fn excerpt(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 300;
+    text.chars().take(CHARACTERS_MAX).collect()
+}

@@ -1,0 +1,27 @@
+//! Messages on the wire, identities, and conversions to domain types.
+//!
+//! Owns the protocol: its version, its limits, the generated messages ([`wire`]) and one module of
+//! conversions per kind of message. Never opens a socket, never reads a body or a payload, never
+//! decides who may call what.
+//!
+//! Invariants: conversions are lossless in both directions; whatever comes from a peer is checked
+//! here once, so that the core may index columns without asking again; nothing here panics.
+
+mod error;
+pub mod fault;
+pub mod graph;
+pub mod hello;
+pub mod identity;
+pub mod ids;
+pub mod report;
+pub mod wire;
+
+pub use error::ProtoError;
+pub use hello::{BUILD, PROTOCOL_VERSION};
+pub use identity::{Identity, Role};
+
+/// Bytes of one encoded message. Set it on both sides of each stream; tonic's own limit is 4 MiB.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes at which a sender closes a chunk of a graph and begins the next.
+pub const CHUNK_BYTES_TARGET: usize = 1024 * 1024;
