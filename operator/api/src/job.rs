@@ -1,0 +1,186 @@
+//! `DaskJob`: a cluster and the work to run on it.
+//!
+//! Owns the field names. That exactly one kind of work from exactly one source is given is
+//! checked in `validate`.
+
+use std::fmt;
+
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cluster::{ClusterSpec, Metadata};
+
+/// A cluster that lives as long as its work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DaskJob {
+    /// Always `kubernetes.dask.org/v1`.
+    pub api_version: String,
+    /// Always `DaskJob`.
+    pub kind: String,
+    /// Name, namespace, labels.
+    pub metadata: Metadata,
+    /// What is wanted.
+    pub spec: JobSpec,
+    /// Written by the operator; ignored in a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Value>,
+}
+
+/// The wanted job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobSpec {
+    /// The cluster to run on.
+    pub cluster: JobCluster,
+    /// SQL statements.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sql: Option<Sql>,
+    /// A task graph of built-in operations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub graph: Option<Graph>,
+    /// A Python program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub script: Option<Script>,
+    /// A driver pod of the user's own, as in dask-kubernetes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<PodJob>,
+    /// True keeps the job from running; see the reference for a running job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+    /// A cron line, for a job that runs again and again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// Seconds after which a running job fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active_deadline_seconds: Option<u64>,
+    /// Seconds after which a finished job is deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds_after_finished: Option<u64>,
+    /// How often failed work is started again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff_limit: Option<u32>,
+}
+
+/// The cluster inside a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobCluster {
+    /// Labels and annotations of the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Metadata>,
+    /// As in a `DaskCluster`.
+    pub spec: ClusterSpec,
+    /// As dask-kubernetes has it; ignored in a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Value>,
+}
+
+/// A text in a `ConfigMap`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyReference {
+    /// The `ConfigMap`.
+    pub name: String,
+    /// The key in its `data`.
+    pub key: String,
+}
+
+/// Work of kind `sql`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Sql {
+    /// The statements, in place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statements: Option<String>,
+    /// The statements, in a `ConfigMap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_map_key_ref: Option<KeyReference>,
+    /// The statements, in a file beside the manifest; local runs only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+/// Work of kind `graph`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Graph {
+    /// The tasks, in place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<Tasks>,
+    /// The wanted results, in order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Vec<String>>,
+    /// The tasks as JSON Lines, in a `ConfigMap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_map_key_ref: Option<KeyReference>,
+    /// The tasks as JSON Lines, in a file beside the manifest; local runs only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+/// Tasks in a manifest: a list of objects, or a text of JSON Lines.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Tasks {
+    /// JSON Lines.
+    Text(String),
+    /// Task objects.
+    List(Vec<Value>),
+}
+
+impl<'de> Deserialize<'de> for Tasks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TasksVisitor)
+    }
+}
+
+/// By hand, because an untagged enum would only say that no variant fits.
+struct TasksVisitor;
+
+impl<'de> Visitor<'de> for TasksVisitor {
+    type Value = Tasks;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of tasks or a text of JSON lines")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Tasks, E> {
+        Ok(Tasks::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Tasks, A::Error> {
+        let mut tasks = Vec::new();
+        while let Some(task) = items.next_element()? {
+            tasks.push(task);
+        }
+        Ok(Tasks::List(tasks))
+    }
+}
+
+/// Work of kind `script`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Script {
+    /// The program, in place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The program, in a `ConfigMap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_map_key_ref: Option<KeyReference>,
+    /// The program, in a file beside the manifest; local runs only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+/// Work of kind `job`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodJob {
+    /// Labels and annotations of the driver pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Metadata>,
+    /// The driver's pod spec.
+    pub spec: Value,
+}
