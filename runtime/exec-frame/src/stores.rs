@@ -1,0 +1,101 @@
+//! Object stores, made when a query first needs one.
+//!
+//! Owns the way from a URL to a store. Credentials, endpoints and regions come from the
+//! environment or the service account (`AWS_…`, `GOOGLE_…`, `AZURE_…`), never from a text.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::object_store::ObjectStoreRegistry;
+use object_store::ObjectStore;
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use url::Url;
+
+use crate::local_store::{LocalStore, WriteFault};
+
+/// The stores of one task by scheme and bucket.
+#[derive(Debug)]
+pub(crate) struct Stores {
+    local: Arc<dyn ObjectStore>,
+    remote: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+}
+
+impl Stores {
+    /// Failed writes to this machine's files are noted in `fault`.
+    pub(crate) fn new(fault: WriteFault) -> Self {
+        Self {
+            local: Arc::new(LocalStore::new(fault)),
+            remote: Mutex::default(),
+        }
+    }
+}
+
+fn bucket(url: &Url) -> String {
+    url[url::Position::BeforeScheme..url::Position::BeforePath].to_owned()
+}
+
+fn connect(url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    let made = match url.scheme() {
+        "s3" | "s3a" => AmazonS3Builder::from_env()
+            .with_url(url.as_str())
+            .build()
+            .map(|store| Arc::new(store) as Arc<dyn ObjectStore>),
+        "gs" => GoogleCloudStorageBuilder::from_env()
+            .with_url(url.as_str())
+            .build()
+            .map(|store| Arc::new(store) as Arc<dyn ObjectStore>),
+        "az" | "adl" | "azure" | "abfs" | "abfss" => MicrosoftAzureBuilder::from_env()
+            .with_url(url.as_str())
+            .build()
+            .map(|store| Arc::new(store) as Arc<dyn ObjectStore>),
+        scheme => {
+            return Err(DataFusionError::Plan(format!(
+                "no object store for `{scheme}://`"
+            )));
+        }
+    };
+    made.map_err(|error| DataFusionError::ObjectStore(Box::new(error)))
+}
+
+impl ObjectStoreRegistry for Stores {
+    fn register_store(
+        &self,
+        url: &Url,
+        store: Arc<dyn ObjectStore>,
+    ) -> Option<Arc<dyn ObjectStore>> {
+        let mut remote = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
+        remote.insert(bucket(url), store)
+    }
+
+    fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+        if url.scheme() == "file" {
+            return Ok(Arc::clone(&self.local));
+        }
+        let mut remote = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = remote.get(&bucket(url)) {
+            return Ok(Arc::clone(store));
+        }
+        let store = connect(url)?;
+        remote.insert(bucket(url), Arc::clone(&store));
+        Ok(store)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_made_once_for_each_bucket() {
+        let stores = Stores::new(WriteFault::default());
+        let get = |text: &str| stores.get_store(&Url::parse(text).unwrap());
+        let first = get("s3://one/a").unwrap();
+        assert!(Arc::ptr_eq(&first, &get("s3://one/b/c").unwrap()));
+        assert!(!Arc::ptr_eq(&first, &get("s3://two/a").unwrap()));
+        assert!(get("gs://three/a").is_ok());
+        assert!(get("ftp://four/a").is_err());
+    }
+}
