@@ -1,0 +1,75 @@
+//! `cargo xtask bench`: our loads, and the same loads run by peers in the same session.
+//!
+//! The bench program measures; this module builds it, installs peers into throw-away environments
+//! and hands their figures to it, so that one table holds both.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::process::{binaries_dir, cargo, output, run as run_command};
+use crate::{Failure, say};
+
+/// The peer's packages, as measured against.
+const DASK_PACKAGES: &[&str] = &["dask==2026.8.*", "distributed==2026.8.*"];
+const RUNS_DEFAULT: u32 = 5;
+
+struct Options {
+    runs: u32,
+    is_against_dask: bool,
+}
+
+/// Runs one load, `e2e` or `transfer`.
+pub(crate) fn run(root: &Path, kind: &str, words: &[&str]) -> Result<(), Failure> {
+    let options = parse(words)?;
+    let packages = ["--package", "oxidask", "--package", "oxidask-bench"];
+    run_command(cargo(root, &["build", "--release"]).args(packages))?;
+    let binaries = binaries_dir(root, "release")?;
+    let runs = options.runs.to_string();
+    let peers = tempfile::tempdir()?;
+    let mut bench = Command::new(binaries.join("oxidask-bench"));
+    bench.current_dir(root).args([kind, "--runs", &runs]);
+    bench.arg("--oxidask").arg(binaries.join("oxidask"));
+    if options.is_against_dask {
+        let figures = peers.path().join("dask.jsonl");
+        std::fs::write(&figures, dask_figures(root, kind, &runs)?)?;
+        bench.arg("--peer").arg(figures);
+    }
+    run_command(&mut bench)
+}
+
+fn parse(words: &[&str]) -> Result<Options, Failure> {
+    let mut options = Options {
+        runs: RUNS_DEFAULT,
+        is_against_dask: false,
+    };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match (*word, words.next().copied()) {
+            ("--runs", Some(count)) => options.runs = count.parse()?,
+            ("--against", Some("dask")) => options.is_against_dask = true,
+            (word, _) => return Err(format!("unknown or incomplete option `{word}`").into()),
+        }
+    }
+    Ok(options)
+}
+
+fn dask_figures(root: &Path, kind: &str, runs: &str) -> Result<String, Failure> {
+    let environment = tempfile::tempdir()?;
+    let python = environment.path().join("bin/python");
+    run_command(
+        Command::new("python3")
+            .args(["-m", "venv"])
+            .arg(environment.path()),
+    )?;
+    let install = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ];
+    run_command(Command::new(&python).args(install).args(DASK_PACKAGES))?;
+    say!("running the loads with dask.distributed …");
+    let script = root.join("runtime/bench/peers/dask_loads.py");
+    output(Command::new(&python).arg(script).args([kind, runs]))
+}

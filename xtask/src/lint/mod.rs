@@ -1,0 +1,34 @@
+//! Everything that is wrong with the text of the code, without running it.
+
+mod dependencies;
+mod sources;
+
+use std::path::Path;
+
+use crate::process::{cargo, run as run_command};
+use crate::{Failure, say};
+
+/// Runs all lints; the cheap ones first.
+pub(crate) fn run(root: &Path) -> Result<(), Failure> {
+    let mut findings = sources::check(root)?;
+    findings.extend(dependencies::check(root)?);
+    for finding in &findings {
+        say!("lint: {finding}");
+    }
+    run_command(&mut cargo(root, &["fmt", "--all", "--check"]))?;
+    let clippy = [
+        "clippy",
+        "--release",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    run_command(&mut cargo(root, &clippy))?;
+    if findings.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} findings", findings.len()).into())
+    }
+}

@@ -1,0 +1,75 @@
+//! The only task runner: `cargo xtask test | lint | gen | bench | dist`.
+//!
+//! Owns how the project is checked, generated, measured and packed. Holds no knowledge of what the
+//! product does: it starts cargo and the product's own binaries.
+
+mod bench;
+mod dist;
+mod generate;
+mod lint;
+mod process;
+mod test;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Any failure ends the task; its text is all that a developer needs.
+pub(crate) type Failure = Box<dyn std::error::Error>;
+
+/// Prints a line for the developer; a closed standard output is not this program's concern.
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($argument)*);
+    }};
+}
+pub(crate) use say;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  test [FILTER]     everything this machine can run; names what it skipped and why
+                    FILTER: only the stages whose name contains it
+  lint              formatting, clippy, dependency bans, purity, file limits
+  gen [--check]     write the generated files, or fail if one is stale
+  bench e2e         tasks per second for five shapes of graphs   [--against dask] [--runs N]
+  bench transfer    GiB per second between two workers           [--against dask] [--runs N]
+  dist              the static binary for publishing, with its size";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match root() {
+        Ok(root) => run(&root, &words),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(root: &Path, words: &[&str]) -> Result<(), Failure> {
+    match words {
+        ["test"] => test::run(root, None),
+        ["test", filter] => test::run(root, Some(filter)),
+        ["lint"] => lint::run(root),
+        ["gen"] => generate::write(root),
+        ["gen", "--check"] => generate::check(root),
+        ["bench", kind @ ("e2e" | "transfer"), rest @ ..] => bench::run(root, kind, rest),
+        ["dist"] => dist::run(root),
+        _ => Err(USAGE.into()),
+    }
+}
+
+/// The workspace's root: the folder above this crate.
+fn root() -> Result<PathBuf, Failure> {
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(crate_dir
+        .parent()
+        .ok_or("the xtask crate has no parent folder")?
+        .to_owned())
+}
