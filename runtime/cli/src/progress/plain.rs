@@ -1,0 +1,109 @@
+//! Progress as lines: at most one each two seconds, and only when something changed. Pure.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use oxidask_proto::wire;
+
+use super::text::{cluster_line, count, counted};
+
+/// Least time between two lines.
+pub(crate) const PERIOD: Duration = Duration::from_secs(2);
+/// Groups named in a line.
+const GROUPS_NAMED: usize = 3;
+
+/// What was said last.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    tasks: u64,
+    said_at: Instant,
+    said: (u64, u64, u32, u64),
+}
+
+impl Plain {
+    /// Says nothing in the first two seconds: a short run needs only its last line.
+    pub(crate) fn new(started: Instant, tasks: u64) -> Self {
+        Self {
+            tasks,
+            said_at: started,
+            said: (0, 0, 0, 0),
+        }
+    }
+
+    /// The line that is due, if any.
+    pub(crate) fn line(&mut self, progress: &wire::Progress, now: Instant) -> Option<String> {
+        let done: u64 = progress.groups.iter().map(|group| group.done).sum();
+        // Of a large graph the scheduler knows only what has been sent.
+        let known: u64 = progress.groups.iter().map(|group| group.total).sum();
+        let total = known.max(self.tasks);
+        let cluster = progress.cluster.as_ref();
+        let (workers, parked) = cluster.map_or((0, 0), |cluster| (cluster.workers, cluster.parked));
+        let state = (done, total, workers, parked);
+        if now.duration_since(self.said_at) < PERIOD || state == self.said {
+            return None;
+        }
+        self.said_at = now;
+        self.said = state;
+        let mut line = format!("{} of {} done", count(done), counted(total, "task"));
+        let busy = progress.groups.iter().filter(|group| group.running > 0);
+        let named: Vec<String> = busy
+            .take(GROUPS_NAMED)
+            .map(|group| {
+                format!(
+                    "{} {}/{}",
+                    group.name,
+                    count(group.done),
+                    count(group.total)
+                )
+            })
+            .collect();
+        if !named.is_empty() {
+            let _ = write!(line, " ({})", named.join(", "));
+        }
+        if let Some(cluster) = &progress.cluster {
+            let _ = write!(line, "; {}", cluster_line(cluster));
+        }
+        Some(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(done: u64) -> wire::Progress {
+        let group = wire::GroupProgress {
+            name: "read".to_owned(),
+            total: 1_000,
+            done,
+            running: 2,
+            ..Default::default()
+        };
+        let cluster = wire::ClusterProgress {
+            workers: 2,
+            slots: 2,
+            running: 2,
+            ..Default::default()
+        };
+        wire::Progress {
+            groups: vec![group],
+            cluster: Some(cluster),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_line_each_period_and_only_when_something_changed() {
+        let start = Instant::now();
+        let mut plain = Plain::new(start, 1_000);
+        assert_eq!(plain.line(&report(1), start), None);
+        let line = plain.line(&report(10), start + PERIOD).unwrap();
+        assert_eq!(
+            line,
+            "10 of 1,000 tasks done (read 10/1,000); 2 workers, 2 of 2 slots busy, 0 B of 0 B held"
+        );
+        assert_eq!(plain.line(&report(20), start + PERIOD), None);
+        assert_eq!(plain.line(&report(10), start + 3 * PERIOD), None);
+        assert!(plain.line(&report(11), start + 3 * PERIOD).is_some());
+    }
+}
