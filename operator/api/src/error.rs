@@ -103,11 +103,11 @@ pub enum ManifestError {
         fields: Vec<UnknownField>,
     },
     /// A value that is not allowed.
-    #[error("{origin}{}: `{path}` {problem}", placed(*place))]
+    #[error("{origin}{}: {} {problem}", placed(*place), subject(path))]
     Value {
         /// The file.
         origin: String,
-        /// The field.
+        /// The field; empty for the object as a whole.
         path: String,
         /// Where its value stands, or where it is missing.
         place: Option<Place>,
@@ -188,6 +188,14 @@ fn quoted(line: &str) -> String {
         String::new()
     } else {
         format!(": `{line}`")
+    }
+}
+
+fn subject(path: &str) -> String {
+    if path.is_empty() {
+        "the object".to_owned()
+    } else {
+        format!("`{path}`")
     }
 }
 

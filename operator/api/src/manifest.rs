@@ -193,16 +193,29 @@ impl Manifest {
         Ok(Work::Job)
     }
 
+    /// The path of a file that the manifest names, as short as it can be.
+    fn beside(&self, file: &str) -> PathBuf {
+        if self.base_dir == Path::new(".") {
+            PathBuf::from(file)
+        } else {
+            self.base_dir.join(file)
+        }
+    }
+
     fn tasks(&self, site: Site<'_>, graph: &Graph) -> Result<GraphSource, ManifestError> {
         if let Some(file) = &graph.file {
-            return Ok(GraphSource::File(self.base_dir.join(file)));
+            return Ok(GraphSource::File(self.beside(file)));
         }
         let inline = match &graph.tasks {
             Some(Tasks::List(tasks)) => {
-                let origin = site.origin_of("spec.graph.tasks");
+                let path = "spec.graph.tasks";
+                let indices = 0..tasks.len();
+                let places =
+                    indices.map(|index| site.origin_of(&format!("{path}[{index}]")).into());
                 return Ok(GraphSource::Inline {
                     tasks: tasks.clone(),
-                    origin,
+                    places: places.collect(),
+                    origin: site.origin_of(path),
                 });
             }
             Some(Tasks::Text(text)) => Some(text),
@@ -222,7 +235,7 @@ impl Manifest {
         file: Option<&String>,
     ) -> Result<(String, String), ManifestError> {
         if let Some(file) = file {
-            let path = self.base_dir.join(file);
+            let path = self.beside(file);
             return Ok((read_text(&path)?, path.display().to_string()));
         }
         if let Some(KeyReference { name, key }) = reference {

@@ -4,6 +4,7 @@
 //! limits, and the list of fields that only pods have. Never starts anything.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -104,7 +105,9 @@ pub enum GraphSource {
     Inline {
         /// The objects.
         tasks: Vec<Value>,
-        /// Where they stand, for messages.
+        /// Where each of them stands, for messages.
+        places: Vec<Arc<str>>,
+        /// Where the list stands, for messages.
         origin: String,
     },
     /// JSON Lines in the manifest or in a `ConfigMap`.

@@ -184,12 +184,7 @@ impl<'a> Reader<'a, '_> {
     fn located<T>(&self, result: Result<T, ReadError>) -> Result<T, ReadError> {
         result.map_err(|mut error| {
             if error.path.is_none() {
-                let path = self.trail.to_string();
-                error.path = Some(if path.is_empty() {
-                    "the object".to_owned()
-                } else {
-                    path
-                });
+                error.path = Some(self.trail.to_string());
                 error.place = Some(self.node.place);
             }
             error

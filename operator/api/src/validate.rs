@@ -261,6 +261,10 @@ pub(crate) fn work(site: Site<'_>, spec: &JobSpec) -> Result<(), ManifestError> 
         let problem = format!("is `Dask`, which cannot run work of kind `{kind}`");
         return Err(site.value("spec.cluster.spec.runtime", problem));
     }
+    if spec.active_deadline_seconds == Some(0) {
+        let problem = "is `0`, but must be a whole number, 1 or more";
+        return Err(site.value("spec.activeDeadlineSeconds", problem));
+    }
     if let Some(sql) = &spec.sql {
         let inline = ("statements", sql.statements.is_some());
         sources(

@@ -735,7 +735,7 @@ fn wrong_types_anywhere_name_their_path() {
         ),
         (
             "{apiVersion: kubernetes.dask.org/v1, kind: DaskJob, metadata: {name: a}}".to_owned(),
-            "`the object` lacks the field `spec`",
+            ": the object lacks the field `spec`",
         ),
         (
             "{apiVersion: kubernetes.dask.org/v1, kind: DaskJob, metadata: {name: a}, spec: {}}"

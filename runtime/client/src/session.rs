@@ -7,7 +7,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use oxidask_comm::Credentials;
 use oxidask_diagnostic::Diagnostic;
 use oxidask_proto::wire::scheduler_client::SchedulerClient;
@@ -38,7 +39,20 @@ pub struct Client {
 
 impl Client {
     /// Connects to `oxidask://host:port`.
-    pub async fn connect(address: &str, credentials: &Credentials) -> Result<Self, ClientError> {
+    ///
+    /// The futures of a client are boxed so that their code is made once, here, and not anew in
+    /// each program.
+    pub fn connect<'a>(
+        address: &'a str,
+        credentials: &'a Credentials,
+    ) -> BoxFuture<'a, Result<Self, ClientError>> {
+        Box::pin(Self::connect_checked(address, credentials))
+    }
+
+    async fn connect_checked(
+        address: &str,
+        credentials: &Credentials,
+    ) -> Result<Self, ClientError> {
         let channel = oxidask_comm::connect(address, credentials, Role::Scheduler).await;
         let channel = channel.map_err(|source| ClientError::Connect {
             address: address.to_owned(),
@@ -51,18 +65,24 @@ impl Client {
     }
 
     /// The state of the cluster.
-    pub async fn status(&self) -> Result<wire::StatusReply, ClientError> {
+    pub fn status(&self) -> BoxFuture<'_, Result<wire::StatusReply, ClientError>> {
         let mut scheduler = self.scheduler.clone();
-        let reply = answered(scheduler.status(wire::StatusRequest {})).await?;
-        Ok(reply.into_inner())
+        Box::pin(async move {
+            let reply = answered(scheduler.status(wire::StatusRequest {})).await?;
+            Ok(reply.into_inner())
+        })
     }
 
     /// Opens the graph `name` and sends the plan. If the graph is there already, attaches to it and
     /// sends only what the scheduler has not got yet.
     ///
     /// Returns when all of the plan is on its way. Events wait meanwhile.
-    pub async fn submit(&self, name: &str, plan: &GraphPlan) -> Result<GraphRun, ClientError> {
-        self.submit_chunks(name, plan.chunks()).await
+    pub fn submit<'a>(
+        &'a self,
+        name: &'a str,
+        plan: &'a GraphPlan,
+    ) -> BoxFuture<'a, Result<GraphRun, ClientError>> {
+        Box::pin(self.submit_chunks(name, plan.chunks()))
     }
 
     /// As [`Client::submit`], for a graph in chunks from anywhere. Their graph and their number are
@@ -189,11 +209,8 @@ impl GraphRun {
 
     /// The results of these tasks, in this order, each exactly once. Results are read as the stream
     /// is; a large one is put together in memory.
-    pub fn fetch(
-        &self,
-        tasks: Vec<u32>,
-    ) -> impl Stream<Item = (u32, Result<Payload, Diagnostic>)> + Send + use<> {
-        results::fetch(self.scheduler.clone(), self.graph, tasks)
+    pub fn fetch(&self, tasks: Vec<u32>) -> BoxStream<'static, (u32, Result<Payload, Diagnostic>)> {
+        Box::pin(results::fetch(self.scheduler.clone(), self.graph, tasks))
     }
 
     /// These results are no longer wanted.

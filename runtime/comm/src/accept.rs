@@ -2,7 +2,7 @@
 //!
 //! Invariants: at most [`HANDSHAKES_MAX`] connections are being set up, and when one more comes the
 //! oldest of them is cut, so a peer that is quick always gets in; a listener that is out of file
-//! descriptors waits instead of spinning.
+//! descriptors cuts the oldest, too, and waits a little instead of spinning.
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,7 +29,7 @@ const HANDSHAKES_MAX: usize = 1024;
 /// Connections that are set up and wait to be taken.
 const BACKLOG_MAX: usize = 64;
 /// How long to wait when a connection cannot be accepted.
-const ACCEPT_PAUSE_MS: u64 = 50;
+const ACCEPT_PAUSE_MS: u64 = 10;
 
 /// Connections whose peers have been checked, for tonic's `serve_with_incoming`.
 ///
@@ -95,15 +95,15 @@ impl Door {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     self.warnings.accept_failed(&error);
+                    if is_out_of_files(&error) {
+                        cut_oldest(&mut oldest_first);
+                    }
                     sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
                     continue;
                 }
             };
             if tasks.len() >= HANDSHAKES_MAX {
-                oldest_first.retain(|task| !task.is_finished());
-                if let Some(oldest) = oldest_first.pop_front() {
-                    oldest.abort();
-                }
+                cut_oldest(&mut oldest_first);
             } else if oldest_first.len() >= 2 * HANDSHAKES_MAX {
                 oldest_first.retain(|task| !task.is_finished());
             }
@@ -121,6 +121,18 @@ impl Door {
             Err(error) => self.warnings.refused(address, &error),
         }
     }
+}
+
+fn cut_oldest(oldest_first: &mut VecDeque<AbortHandle>) {
+    oldest_first.retain(|task| !task.is_finished());
+    if let Some(oldest) = oldest_first.pop_front() {
+        oldest.abort();
+    }
+}
+
+// EMFILE or ENFILE, of this process or of the machine; the numbers are the same on all Unix systems.
+fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 // Health checks and port scans connect and leave without a word.

@@ -16,6 +16,11 @@ pub(crate) struct Endpoint {
     pub(crate) authority: String,
 }
 
+/// Refuses an address that is not of the form `oxidask://host:port`. Looks nothing up.
+pub fn check_address(address: &str) -> Result<(), CommError> {
+    Endpoint::from_url(address).map(drop)
+}
+
 impl Endpoint {
     /// Parses `oxidask://host:port`.
     pub(crate) fn from_url(address: &str) -> Result<Self, CommError> {

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use oxidask_proto::Role;
 use tokio::net::TcpStream;
@@ -37,8 +38,17 @@ const STREAMS_MAX: u32 = 256;
 /// Opens a channel to a process of this cluster in the given role.
 ///
 /// The first connection is made and checked at once, so errors are clear; later ones are made by
-/// the channel itself when calls need them.
-pub async fn connect(
+/// the channel itself when calls need them. The future is boxed so that its code is made once,
+/// here, and not anew in each program.
+pub fn connect<'a>(
+    address: &'a str,
+    credentials: &'a Credentials,
+    expected: Role,
+) -> BoxFuture<'a, Result<Channel, CommError>> {
+    Box::pin(connect_checked(address, credentials, expected))
+}
+
+async fn connect_checked(
     address: &str,
     credentials: &Credentials,
     expected: Role,

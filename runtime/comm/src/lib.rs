@@ -1,8 +1,8 @@
 //! Mutual TLS channels, peer identities and bulk transfer between processes.
 //!
 //! Owns everything between a TCP socket and a checked peer: TLS 1.3 with this cluster's
-//! certificates, identities in both directions, channels for gRPC, and the bulk data plane between
-//! workers. Knows no task and no graph; never looks into what it carries.
+//! certificates, identities in both directions, channels for gRPC, the bulk data plane between
+//! workers, and the bounds of the open HTTP ports. Knows no task and no graph; never looks into what it carries.
 //!
 //! Invariants: both ends prove an identity of the same cluster before a byte of a call is read;
 //! names and addresses are never compared; no connection outlives its peer's certificate; every
@@ -17,13 +17,16 @@ mod connection;
 mod credentials;
 mod error;
 mod handshake;
+mod open_paths;
 mod socket;
 mod verify;
 mod warnings;
 
 pub use accept::incoming;
+pub use address::check_address;
 pub use bulk::{BulkObject, BulkPart, BulkPool, BulkSource, serve_bulk};
 pub use channel::{connect, server};
 pub use connection::{Connection, Peer, caller};
 pub use credentials::{Credentials, install_crypto_provider};
 pub use error::CommError;
+pub use open_paths::{OpenListener, OpenStream};

@@ -432,7 +432,7 @@ impl Scope<'_> {
         }
         let key = self.graph.key(task);
         let message = format!(
-            "task `{key}` was running each time one of {count} workers died, the last was \
+            "task `{key}` was running each of the {count} times that a worker died, the last was \
              `{worker}`"
         );
         let error = Diagnostic::new(Code::TaskKilledWorkers, message).with_cause(reason);

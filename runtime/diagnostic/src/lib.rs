@@ -105,12 +105,32 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error[{}]: {}", self.code, self.message)?;
+        writeln!(f, "error[{}]: {}", self.code, Printable(&self.message))?;
         for cause in &self.causes {
-            writeln!(f, "  caused by: {cause}")?;
+            writeln!(f, "  caused by: {}", Printable(cause))?;
         }
-        write!(f, "\nhint: {}", self.hint)
+        write!(f, "\nhint: {}", Printable(&self.hint))
     }
+}
+
+/// A text that may come from anywhere: what would command the terminal is shown as an escape.
+struct Printable<'a>(&'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while let Some((at, character)) = rest.char_indices().find(|(_, c)| is_command(*c)) {
+            write!(f, "{}{}", &rest[..at], character.escape_default())?;
+            rest = &rest[at + character.len_utf8()..];
+        }
+        f.write_str(rest)
+    }
+}
+
+/// Control characters, and those that turn the direction of what follows.
+fn is_command(character: char) -> bool {
+    let turns = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || (character.is_control() && !matches!(character, '\n' | '\t'))
 }
 
 impl Error for Diagnostic {}
@@ -151,6 +171,15 @@ mod tests {
             diagnostic.to_string(),
             "error[OX203]: task `b` reads `a`\n  caused by: first\n  caused by: second\n\n\
              hint: define `a`"
+        );
+    }
+
+    #[test]
+    fn shows_what_would_command_a_terminal_as_an_escape() {
+        let diagnostic = Diagnostic::new(Code::TaskFailed, "a\u{1b}[31mä\0\r\n\tb\u{202e}c");
+        assert_eq!(
+            diagnostic.to_string().split("\n\nhint").next(),
+            Some("error[OX208]: a\\u{1b}[31mä\\u{0}\\r\n\tb\\u{202e}c")
         );
     }
 

@@ -4,6 +4,7 @@
 //! statement's tables are read again, plainly and one after the other, until the fault is met.
 //! Only local files; a fault that is not met again keeps the engine's words.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -120,9 +121,16 @@ fn csv_fault(path: &Path, table: &TableFiles) -> Option<String> {
             .build_buffered(open()?)?
             .try_for_each(|batch| batch.map(drop))
     };
+    let first = open().and_then(|reader| format.infer_schema(reader, Some(1)));
+    if let (Ok((schema, _)), true) = (&first, form.has_header)
+        && let Some(column) = named_twice(schema)
+    {
+        return Some(format!(
+            "{name}:1: the header names the column `{column}` twice"
+        ));
+    }
     // First the form alone, every value a text; then with the table's types.
-    let texts = open()
-        .and_then(|reader| format.infer_schema(reader, Some(1)))
+    let texts = first
         .map(|(schema, _)| schema.fields().len())
         .and_then(|columns| {
             let field = |i| Field::new(format!("c{i}"), DataType::Utf8, true);
@@ -135,6 +143,14 @@ fn csv_fault(path: &Path, table: &TableFiles) -> Option<String> {
         Ok(()) => None,
         Err(error) => Some(placed_csv(&name.to_string(), &error, form.has_header)),
     }
+}
+
+fn named_twice(schema: &Schema) -> Option<&str> {
+    let mut names = HashSet::new();
+    let mut fields = schema.fields().iter();
+    fields
+        .find(|field| !names.insert(field.name()))
+        .map(|field| field.name().as_str())
 }
 
 /// `file:line: words`, where the words say a line.
@@ -200,9 +216,12 @@ fn json_fault(path: &Path) -> Option<String> {
         if let Err(error) = parsed {
             let words = error.to_string();
             let words = words.split(" at line ").next().unwrap_or_default();
+            let column = match error.column() {
+                0 => String::new(),
+                column => format!(" (column {column})"),
+            };
             return Some(format!(
-                "{name}:{number}: the line is not one JSON object: {words} (column {})",
-                error.column()
+                "{name}:{number}: the line is not one JSON object: {words}{column}"
             ));
         }
     }

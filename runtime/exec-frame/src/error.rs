@@ -8,9 +8,12 @@ use std::error::Error as StdError;
 use std::io;
 
 use datafusion::arrow::error::ArrowError;
+use datafusion::common::{Column, SchemaError};
 use datafusion::error::DataFusionError;
 use oxidask_diagnostic::{Code, Coded, Diagnostic};
 use oxidask_exec::TaskError;
+
+use crate::remote_store::{Step, StoreFault};
 
 /// What was being done when the engine failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +81,7 @@ pub enum FrameError {
         source: io::Error,
     },
     /// The engine failed.
-    #[error("{}", engine_message(source))]
+    #[error("{}", if *code == Code::MemoryExceeded { NEEDS_MEMORY.to_owned() } else { engine_message(source) })]
     Engine {
         /// What was being done.
         code: Code,
@@ -115,7 +118,8 @@ impl FrameError {
     pub(crate) fn is_about_content(&self) -> bool {
         match self {
             Self::Engine { code, source } => {
-                *code == Code::DataUnreadable || is_cast(source.find_root())
+                let is_of_content = *code == Code::DataUnreadable || is_cast(source.find_root());
+                is_of_content && find::<StoreFault>(source.as_ref()).is_none()
             }
             _ => false,
         }
@@ -126,6 +130,9 @@ impl FrameError {
         match self {
             Self::Output { .. } => true,
             Self::Engine { source, .. } => {
+                if let Some(fault) = find::<StoreFault>(source.as_ref()) {
+                    return fault.is_transient;
+                }
                 let is_missing = matches!(
                     source.find_root(),
                     DataFusionError::ObjectStore(error)
@@ -142,14 +149,23 @@ impl FrameError {
     /// The error as a task reports it, with the place of the statement in front.
     pub(crate) fn into_task_error(self, place: Option<&str>) -> TaskError {
         let is_retryable = self.is_retryable();
+        let is_of_store = find::<StoreFault>(&self).is_some();
         let mut diagnostic = match self {
             Self::Told(diagnostic) => diagnostic,
+            Self::Engine {
+                code: Code::MemoryExceeded,
+                source,
+            } => Diagnostic::new(Code::MemoryExceeded, NEEDS_MEMORY)
+                .with_hint(MEMORY_HINT)
+                .with_cause(engine_message(&source)),
             error => Diagnostic::from_error(&error),
         };
-        if matches!(
-            diagnostic.code,
-            Code::DataUnreadable | Code::QueryFailed | Code::SqlPlan
-        ) {
+        if is_of_store
+            || matches!(
+                diagnostic.code,
+                Code::DataUnreadable | Code::QueryFailed | Code::SqlPlan
+            )
+        {
             // The engine's words are in the message already.
             diagnostic.causes.clear();
         }
@@ -200,11 +216,20 @@ impl Coded for FrameError {
             Self::Output { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "free some space, or choose a location on another disk".into()
             }
+            Self::Engine { source, .. } if find::<StoreFault>(source.as_ref()).is_some() => {
+                find::<StoreFault>(source.as_ref())
+                    .map_or("", |fault| fault.hint)
+                    .into()
+            }
             Self::Engine {
                 code: Code::DataUnreadable,
                 source,
             } if is_cast(source.find_root()) => CAST_HINT.into(),
             Self::Damaged { what } if what.contains("parsing value") => CAST_HINT.into(),
+            Self::Engine {
+                code: Code::SqlPlan,
+                source,
+            } => column_hint(source),
             Self::Told(diagnostic) => diagnostic.hint.clone().into(),
             other => other.code().hint().into(),
         }
@@ -213,6 +238,118 @@ impl Coded for FrameError {
 
 const CAST_HINT: &str = "name the columns and their types in CREATE EXTERNAL TABLE, or name the \
     text that stands for a missing value: OPTIONS ('null_value' 'NA')";
+
+const NEEDS_MEMORY: &str = "the query needs more memory than the worker may give it";
+
+const MEMORY_HINT: &str = "raise the worker's memory limit, or read and keep less: fewer columns, \
+    a filter, an aggregate before a sort or a join";
+
+/// Columns that a message names.
+const COLUMNS_SHOWN_MAX: usize = 20;
+
+/// The column that no table has, and those that there are.
+fn unknown_column(error: &DataFusionError) -> Option<(&Column, &[Column])> {
+    let DataFusionError::SchemaError(error, _) = error.find_root() else {
+        return None;
+    };
+    match &**error {
+        SchemaError::FieldNotFound {
+            field,
+            valid_fields,
+        } => Some((field, valid_fields)),
+        _ => None,
+    }
+}
+
+/// As a person writes it, without the catalog.
+fn column_name(column: &Column, is_qualified: bool) -> String {
+    match &column.relation {
+        Some(relation) if is_qualified => format!("{}.{}", relation.table(), column.name),
+        _ => column.name.clone(),
+    }
+}
+
+fn column_message(unknown: &Column, known: &[Column]) -> String {
+    // With the right name but the wrong table, the tables are what matters.
+    let is_qualified = known.iter().any(|column| column.name == unknown.name);
+    let mut names: Vec<String> = Vec::new();
+    for column in known {
+        let name = format!("`{}`", column_name(column, is_qualified));
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    if names.len() > COLUMNS_SHOWN_MAX {
+        names.truncate(COLUMNS_SHOWN_MAX);
+        names.push("…".to_owned());
+    }
+    let unknown = column_name(unknown, true);
+    if names.is_empty() {
+        return format!("no column named `{unknown}`; there are no columns here");
+    }
+    format!(
+        "no column named `{unknown}`; there are {}",
+        names.join(", ")
+    )
+}
+
+fn column_hint(error: &DataFusionError) -> Cow<'static, str> {
+    let nearest = unknown_column(error).and_then(|(unknown, known)| {
+        oxidask_diagnostic::nearest(
+            &unknown.name,
+            known.iter().map(|column| column.name.as_str()),
+        )
+    });
+    match nearest {
+        Some(name) if name.chars().any(char::is_uppercase) => {
+            format!("did you mean `\"{name}\"`? Names with capitals stand in double quotes").into()
+        }
+        Some(name) => format!("did you mean `{name}`?").into(),
+        None => Code::SqlPlan.hint().into(),
+    }
+}
+
+/// The engine lists every attempt to fit the arguments; what was called and what there is suffices.
+fn function_message(words: &str) -> Option<String> {
+    let (_, rest) = words.split_once("No function matches the given name and argument types '")?;
+    let (call, rest) = rest.split_once('\'')?;
+    let candidates = rest.split_once("Candidate functions:").map(|(_, list)| {
+        let candidates = list.lines().map(str::trim).filter(|line| !line.is_empty());
+        candidates
+            .map(|line| format!("`{line}`"))
+            .collect::<Vec<_>>()
+    });
+    let candidates = candidates.unwrap_or_default().join(", ");
+    Some(if candidates.is_empty() {
+        format!("no function fits the call `{call}`")
+    } else {
+        format!("no function fits the call `{call}`; there are {candidates}")
+    })
+}
+
+/// An error of some type among the causes of another.
+pub(crate) fn find<'a, T: StdError + 'static>(
+    error: &'a (dyn StdError + 'static),
+) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        if let Some(DataFusionError::Collection(errors)) = error.downcast_ref() {
+            return errors.iter().find_map(|error| find(error));
+        }
+        // The source of an I/O error is not what it wraps, but that one's source.
+        if let Some(inner) = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
+            return find(inner);
+        }
+        next = error.source();
+    }
+    None
+}
 
 /// The I/O error at the bottom of an error, if there is one.
 pub(crate) fn io_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
@@ -250,6 +387,13 @@ fn engine_code(stage: Stage, error: &DataFusionError) -> Code {
         Stage::Plan => Code::SqlPlan,
         Stage::Run | Stage::Write => Code::QueryFailed,
     };
+    if let Some(fault) = find::<StoreFault>(error) {
+        return match fault.step {
+            Step::Write | Step::Remove => Code::DataUnwritable,
+            Step::Open | Step::Look if stage == Stage::Write => Code::DataUnwritable,
+            Step::Open | Step::Look | Step::Read => Code::DataUnreadable,
+        };
+    }
     match error.find_root() {
         DataFusionError::ResourcesExhausted(words) if words.contains("disk space") => {
             Code::WorkerDisk
@@ -289,6 +433,9 @@ fn engine_code(stage: Stage, error: &DataFusionError) -> Code {
 
 /// The engine's words in the form of the product's messages.
 fn engine_message(error: &DataFusionError) -> String {
+    if let Some(fault) = find::<StoreFault>(error) {
+        return fault.to_string();
+    }
     let root = error.find_root();
     let words = match root {
         DataFusionError::ArrowError(error, _) => arrow_message(error),
@@ -297,6 +444,12 @@ fn engine_message(error: &DataFusionError) -> String {
             .map_or_else(|| root.message().into_owned(), engine_message),
         _ => root.message().into_owned(),
     };
+    if let Some((unknown, known)) = unknown_column(root) {
+        return column_message(unknown, known);
+    }
+    if let Some(message) = function_message(&words) {
+        return message;
+    }
     // The engine asks to report a defect to its own authors.
     let words = words
         .split("\nThis issue was likely caused")
@@ -369,6 +522,41 @@ mod tests {
         assert_eq!(engine_message(&error), "table 'x' not found");
         let error = DataFusionError::Plan("SUM takes numbers".to_owned());
         assert_eq!(engine_message(&error), "SUM takes numbers");
+    }
+
+    #[test]
+    fn an_unknown_column_is_told_with_those_that_there_are() {
+        let unknown = |name: &str, known: &[&str]| {
+            let error = SchemaError::FieldNotFound {
+                field: Box::new(Column::from_qualified_name(name)),
+                valid_fields: known
+                    .iter()
+                    .map(|name| Column::from_qualified_name(*name))
+                    .collect(),
+            };
+            let error = DataFusionError::SchemaError(Box::new(error), Box::new(None));
+            let error = FrameError::engine(Stage::Plan, error);
+            (error.to_string(), error.hint().into_owned())
+        };
+        let (message, hint) = unknown("nmae", &["t.name", "t.n", "u.n"]);
+        assert_eq!(message, "no column named `nmae`; there are `name`, `n`");
+        assert_eq!(hint, "did you mean `name`?");
+        let (message, _) = unknown("x.name", &["t.name", "t.n"]);
+        assert_eq!(
+            message,
+            "no column named `x.name`; there are `t.name`, `t.n`"
+        );
+    }
+
+    #[test]
+    fn a_call_that_fits_no_function_is_told_shortly() {
+        let words = "Function 'f' failed.\nThis issue was likely caused by a bug. No function \
+                     matches the given name and argument types 'f(Utf8)'. You might need to add \
+                     explicit type casts.\n\tCandidate functions:\n\tf(Int64)\n\tf(Float64)";
+        assert_eq!(
+            engine_message(&DataFusionError::Plan(words.to_owned())),
+            "no function fits the call `f(Utf8)`; there are `f(Int64)`, `f(Float64)`"
+        );
     }
 
     #[test]

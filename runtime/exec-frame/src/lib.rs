@@ -15,6 +15,8 @@ mod error;
 mod executor;
 mod local_store;
 mod location;
+mod remote_store;
+mod remote_table;
 pub mod render;
 pub mod script;
 mod session;

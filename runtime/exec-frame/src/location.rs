@@ -91,6 +91,14 @@ impl Location {
         }
     }
 
+    /// A file's name in messages, by its path inside the store.
+    pub(crate) fn file(&self, path: &str) -> String {
+        match self {
+            Self::Local { .. } => format!("/{path}"),
+            Self::Remote(url) => format!("{}/{path}", &url[..url::Position::BeforePath]),
+        }
+    }
+
     /// As the engine takes it.
     pub(crate) fn to_engine(&self) -> String {
         match self {

@@ -256,7 +256,10 @@ impl<'a> Source<'a> {
         let place = self.place(location);
         Diagnostic::new(
             Code::SqlSyntax,
-            format!("{place}: {}\n    {shown}\n    {caret}^", lowered(message)),
+            format!(
+                "{place}: {}\n    {shown}\n    {caret}^",
+                lowered(message.trim_end_matches('.'))
+            ),
         )
     }
 }

@@ -37,6 +37,7 @@ use crate::csv_check::CsvChecks;
 use crate::damage::{self, TableFiles};
 use crate::error::Stage;
 use crate::local_store::WriteFault;
+use crate::remote_store::Writes;
 use crate::stores::Stores;
 use crate::table::{BatchDecoder, BatchEncoder, EncodedBatches, assemble};
 use crate::{FrameError, source};
@@ -79,13 +80,16 @@ pub(crate) struct Session {
     pub(crate) tables: Vec<TableFiles>,
     /// Why a write to a local file failed.
     pub(crate) write_fault: WriteFault,
+    /// What was written to object stores.
+    pub(crate) writes: Writes,
 }
 
 impl Session {
     /// An empty session with the means of the task.
     pub(crate) fn new(shared: Arc<Shared>, task: &TaskContext) -> Result<Self, FrameError> {
         let write_fault = WriteFault::default();
-        let runtime = runtime(task, write_fault.clone())
+        let writes = Writes::default();
+        let runtime = runtime(task, write_fault.clone(), writes.clone())
             .map_err(|error| FrameError::engine(Stage::Plan, error))?;
         let state = SessionStateBuilder::new_from_existing(shared.base())
             .with_session_id(task.key.to_string())
@@ -102,6 +106,7 @@ impl Session {
             cancelled: task.cancelled.clone(),
             tables: Vec::new(),
             write_fault,
+            writes,
         })
     }
 
@@ -250,7 +255,10 @@ impl Session {
     fn name_tables(&self, error: FrameError) -> FrameError {
         match self.tables.as_slice() {
             [table] if !table.name.is_empty() => FrameError::Damaged {
-                what: format!("table `{}`: {error}", table.name),
+                what: match table.files.as_slice() {
+                    [file] => format!("`{}`: {error}", file.display()),
+                    _ => format!("table `{}`: {error}", table.name),
+                },
             },
             _ => error,
         }
@@ -307,13 +315,17 @@ fn config(task: &TaskContext) -> SessionConfig {
     config
 }
 
-fn runtime(task: &TaskContext, fault: WriteFault) -> Result<Arc<RuntimeEnv>, DataFusionError> {
+fn runtime(
+    task: &TaskContext,
+    fault: WriteFault,
+    writes: Writes,
+) -> Result<Arc<RuntimeEnv>, DataFusionError> {
     let bytes = (task.memory_bytes / 100 * MEMORY_PERCENT).max(MEMORY_BYTES_MIN);
     let pool = FairSpillPool::new(usize::try_from(bytes).unwrap_or(usize::MAX));
     let folders = DiskManagerMode::Directories(vec![task.scratch_dir.clone()]);
     RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(TrackConsumersPool::new(pool, NAMED_CONSUMERS)))
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(folders))
-        .with_object_store_registry(Arc::new(Stores::new(fault)))
+        .with_object_store_registry(Arc::new(Stores::new(fault, writes)))
         .build_arc()
 }

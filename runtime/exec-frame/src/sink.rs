@@ -2,9 +2,10 @@
 //!
 //! Owns what `COPY … TO` and the operation `write` do: the format, one file or a folder, what may
 //! be replaced, and the names of the files. On this machine an output appears at once, when it is
-//! whole; in an object store every file appears when it is whole, and an existing output is removed
-//! before the first.
+//! whole; in an object store its files appear one after the other when all are whole, and only then an
+//! existing output is removed.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,11 +13,12 @@ use std::path::{Path, PathBuf};
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::sql::parser::{CopyToStatement, Statement as Syntax};
 use futures::TryStreamExt;
-use object_store::ObjectStoreExt;
+use object_store::path::Path as StorePath;
 
 use crate::FrameError;
 use crate::error::Stage;
 use crate::location::{Format, Location, by_name};
+use crate::remote_store::remove;
 use crate::script::check_options;
 use crate::session::Session;
 use crate::source::{put, take};
@@ -229,9 +231,36 @@ async fn remote(
             reason,
         });
     }
-    for path in existing {
-        let deleted = store.delete(&path).await;
-        deleted.map_err(|error| write(error.into()))?;
+    let outcome = match session.write(Syntax::CopyTo(copy)).await {
+        Ok(rows) => session
+            .writes
+            .commit()
+            .await
+            .map(|()| rows)
+            .map_err(|error| write(error.into())),
+        Err(error) => Err(error),
+    };
+    let surplus = match &outcome {
+        Ok(_) => without(existing, &session.writes.written()),
+        Err(_) => {
+            session.writes.discard().await;
+            without(session.writes.written(), &existing)
+        }
+    };
+    if surplus.is_empty() {
+        return outcome;
     }
-    session.write(Syntax::CopyTo(copy)).await
+    let removed = remove(store.as_ref(), surplus).await;
+    match (outcome, removed) {
+        (Ok(rows), removed) => removed.map(|()| rows).map_err(|error| write(error.into())),
+        // The first fault is the one to mend.
+        (Err(error), _) => Err(error),
+    }
+}
+
+fn without(paths: Vec<StorePath>, others: &[StorePath]) -> Vec<StorePath> {
+    let others: HashSet<_> = others.iter().collect();
+    let mut kept = paths;
+    kept.retain(|path| !others.contains(path));
+    kept
 }

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
-use datafusion::catalog::TableProviderFactory;
+use datafusion::catalog::{TableProvider, TableProviderFactory};
 use datafusion::common::{Column, ToDFSchema};
-use datafusion::datasource::listing::{ListingTable, ListingTableUrl};
+use datafusion::datasource::listing::ListingTable;
 use datafusion::datasource::listing_table_factory::ListingTableFactory;
 use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::{
     CreateExternalTable as TablePlan, DdlStatement, Expr, LogicalPlan, LogicalPlanBuilder, cast,
     lit, when,
@@ -27,9 +28,10 @@ use futures::TryStreamExt;
 
 use crate::FrameError;
 use crate::csv_check::Dialect;
-use crate::damage::{CsvForm, TableFiles};
+use crate::damage::{self, CsvForm, TableFiles};
 use crate::error::Stage;
 use crate::location::{COMPRESSIONS, Format, Location, by_name};
+use crate::remote_table::{self, is_remote, listing_url};
 use crate::script::check_options;
 use crate::session::{INFERRED_ROWS, Session};
 
@@ -80,9 +82,20 @@ pub(crate) async fn create(
     if format == Format::Csv && !files.is_compressed {
         check_quotes(session, &mut table.options, &files).await?;
     }
+    if format == Format::Parquet {
+        check_ends(session, &files).await?;
+    }
+    if is_remote(&table.locations)
+        && format == Format::Csv
+        && option(&table.options, "newlines_in_values").is_none()
+    {
+        // Quotes there are not looked at beforehand, so a file is not read in parts.
+        put(&mut table.options, "newlines_in_values", "true");
+    }
     let has_breaks =
         option(&table.options, "newlines_in_values").is_some_and(|text| text == "true");
-    if has_breaks && table.columns.is_empty() && !files.is_compressed {
+    let reads_whole = has_breaks && table.columns.is_empty() && !files.is_compressed;
+    if reads_whole && !is_remote(&table.locations) {
         files.schema = infer_csv(&files).await?;
     }
     let nulls = take_nulls(&mut table.options, format)?;
@@ -133,7 +146,7 @@ async fn list(
     let location = looked_up(location, text).await?;
     let plan = |error| FrameError::engine(Stage::Plan, error);
     let engine_text = location.to_engine();
-    let url = ListingTableUrl::parse(&engine_text).map_err(plan)?;
+    let url = listing_url(&engine_text).map_err(plan)?;
     let state = session.context.state();
     let store = state.runtime_env().object_store(&url).map_err(plan)?;
     let listing = url
@@ -150,14 +163,17 @@ async fn list(
         *size == 0 && by_name(file).0 == Some(Format::Parquet) && format == Format::Parquet
     };
     if let Some((file, _)) = listed.iter().find(is_empty) {
-        let what = format!("`/{file}` is empty and no Parquet file");
+        let what = format!("`{}` is empty and no Parquet file", location.file(file));
         return Err(FrameError::Damaged { what });
     }
     let files: Vec<String> = listed.into_iter().map(|(file, _)| file).collect();
     let is_folder = engine_text.ends_with('/') && !location.is_pattern();
     if !is_folder {
         if files.is_empty() {
-            let what = format!("no file matches `{text}`");
+            let what = match &location {
+                Location::Remote(_) if !location.is_pattern() => format!("`{text}` does not exist"),
+                _ => format!("no file matches `{text}`"),
+            };
             return Err(FrameError::Missing { what });
         }
         return Ok(Listed {
@@ -209,7 +225,7 @@ fn endings_of(format: Format, files: &[String]) -> Vec<String> {
 
 /// The paths of files on this machine; none for object stores.
 fn local_paths(locations: &[String], files: Vec<String>) -> Vec<PathBuf> {
-    if locations.iter().any(|location| location.contains("://")) {
+    if is_remote(locations) {
         return Vec::new();
     }
     // The store escapes some characters of a path; those files are then only not named.
@@ -332,6 +348,16 @@ async fn check_quotes(
     Ok(())
 }
 
+/// A Parquet file that was cut is named before its reader meets bytes that it cannot bear.
+async fn check_ends(session: &Session, table: &TableFiles) -> Result<(), FrameError> {
+    let (tables, cancelled) = ([table.clone()], session.cancelled.clone());
+    let checked = tokio::task::spawn_blocking(move || damage::find(&tables, &cancelled));
+    match checked.await.map_err(|_| FrameError::Cancelled)? {
+        Some(what) => Err(FrameError::Damaged { what }),
+        None => Ok(()),
+    }
+}
+
 /// The columns of CSV files with quoted line breaks: the engine tells types from pieces of a file
 /// that end at any line break.
 async fn infer_csv(table: &TableFiles) -> Result<Option<SchemaRef>, FrameError> {
@@ -434,22 +460,29 @@ async fn register(
     ) {
         command.schema = schema.as_ref().clone().to_dfschema_ref().map_err(plan)?;
     }
-    let factory = ListingTableFactory::new();
     let state = context.state();
     if nulls.is_empty() {
-        let provider = factory.create(&state, &command).await.map_err(plan)?;
+        let provider = provider(&state, &command).await.map_err(plan)?;
         let schema = file_schema(provider.as_ref());
         context.register_table(name, provider).map_err(plan)?;
         return Ok(schema);
     }
-    let view = nulls_view(session, &factory, *command, &nulls)
-        .await
-        .map_err(plan)?;
+    let view = nulls_view(session, *command, &nulls).await.map_err(plan)?;
     context.register_table(name, Arc::new(view)).map_err(plan)?;
     Ok(None)
 }
 
-fn file_schema(provider: &dyn datafusion::catalog::TableProvider) -> Option<SchemaRef> {
+async fn provider(
+    state: &SessionState,
+    command: &TablePlan,
+) -> Result<Arc<dyn TableProvider>, DataFusionError> {
+    if is_remote(&command.locations) {
+        return remote_table::create(state, command).await;
+    }
+    ListingTableFactory::new().create(state, command).await
+}
+
+fn file_schema(provider: &dyn TableProvider) -> Option<SchemaRef> {
     let listing = provider.downcast_ref::<ListingTable>()?;
     let partitions = &listing.options().table_partition_cols;
     let schema = provider.schema();
@@ -465,7 +498,6 @@ fn file_schema(provider: &dyn datafusion::catalog::TableProvider) -> Option<Sche
 /// A view over the texts of the files, in which some texts are nulls and the rest have types.
 async fn nulls_view(
     session: &Session,
-    factory: &ListingTableFactory,
     command: TablePlan,
     nulls: &[String],
 ) -> Result<ViewTable, DataFusionError> {
@@ -474,7 +506,7 @@ async fn nulls_view(
     typed
         .options
         .insert("format.null_regex".to_owned(), pattern_of(nulls));
-    let provider = factory.create(&state, &typed).await?;
+    let provider = provider(&state, &typed).await?;
     let target = provider.schema();
     let partitions: Vec<String> = provider
         .downcast_ref::<ListingTable>()
@@ -502,7 +534,7 @@ async fn nulls_view(
     let mut raw = command.clone();
     raw.schema = Schema::new(raw_fields).to_dfschema_ref()?;
     raw.table_partition_cols.clone_from(&partitions);
-    let texts = factory.create(&state, &raw).await?;
+    let texts = self::provider(&state, &raw).await?;
     let scan = LogicalPlanBuilder::scan(command.name.clone(), provider_as_source(texts), None)?;
     let columns: Result<Vec<Expr>, DataFusionError> = target
         .fields()

@@ -5,30 +5,43 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::object_store::ObjectStoreRegistry;
-use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use url::Url;
 
 use crate::local_store::{LocalStore, WriteFault};
+use crate::remote_store::{RemoteStore, Step, Writes, told};
+
+/// Further tries of one request.
+const RETRIES_MAX: usize = 8;
+
+/// A request is not tried again after this time.
+const RETRIES_SECONDS_MAX: u64 = 15;
+
+/// The longest pause between two tries.
+const PAUSE_SECONDS_MAX: u64 = 3;
 
 /// The stores of one task by scheme and bucket.
 #[derive(Debug)]
 pub(crate) struct Stores {
     local: Arc<dyn ObjectStore>,
     remote: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    writes: Writes,
 }
 
 impl Stores {
-    /// Failed writes to this machine's files are noted in `fault`.
-    pub(crate) fn new(fault: WriteFault) -> Self {
+    /// Failed writes to this machine's files are noted in `fault`, other writes in `writes`.
+    pub(crate) fn new(fault: WriteFault, writes: Writes) -> Self {
         Self {
             local: Arc::new(LocalStore::new(fault)),
             remote: Mutex::default(),
+            writes,
         }
     }
 }
@@ -37,18 +50,33 @@ fn bucket(url: &Url) -> String {
     url[url::Position::BeforeScheme..url::Position::BeforePath].to_owned()
 }
 
+/// A store that is down is told within seconds; a busy one gets some patience.
+fn retries() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            max_backoff: Duration::from_secs(PAUSE_SECONDS_MAX),
+            ..BackoffConfig::default()
+        },
+        max_retries: RETRIES_MAX,
+        retry_timeout: Duration::from_secs(RETRIES_SECONDS_MAX),
+    }
+}
+
 fn connect(url: &Url) -> Result<Arc<dyn ObjectStore>> {
     let made = match url.scheme() {
         "s3" | "s3a" => AmazonS3Builder::from_env()
             .with_url(url.as_str())
+            .with_retry(retries())
             .build()
             .map(|store| Arc::new(store) as Arc<dyn ObjectStore>),
         "gs" => GoogleCloudStorageBuilder::from_env()
             .with_url(url.as_str())
+            .with_retry(retries())
             .build()
             .map(|store| Arc::new(store) as Arc<dyn ObjectStore>),
         "az" | "adl" | "azure" | "abfs" | "abfss" => MicrosoftAzureBuilder::from_env()
             .with_url(url.as_str())
+            .with_retry(retries())
             .build()
             .map(|store| Arc::new(store) as Arc<dyn ObjectStore>),
         scheme => {
@@ -57,7 +85,7 @@ fn connect(url: &Url) -> Result<Arc<dyn ObjectStore>> {
             )));
         }
     };
-    made.map_err(|error| DataFusionError::ObjectStore(Box::new(error)))
+    made.map_err(|error| told(Step::Open, bucket(url), error).into())
 }
 
 impl ObjectStoreRegistry for Stores {
@@ -78,7 +106,8 @@ impl ObjectStoreRegistry for Stores {
         if let Some(store) = remote.get(&bucket(url)) {
             return Ok(Arc::clone(store));
         }
-        let store = connect(url)?;
+        let store = RemoteStore::new(connect(url)?, bucket(url), self.writes.clone());
+        let store: Arc<dyn ObjectStore> = Arc::new(store);
         remote.insert(bucket(url), Arc::clone(&store));
         Ok(store)
     }
@@ -90,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_store_is_made_once_for_each_bucket() {
-        let stores = Stores::new(WriteFault::default());
+        let stores = Stores::new(WriteFault::default(), Writes::default());
         let get = |text: &str| stores.get_store(&Url::parse(text).unwrap());
         let first = get("s3://one/a").unwrap();
         assert!(Arc::ptr_eq(&first, &get("s3://one/b/c").unwrap()));

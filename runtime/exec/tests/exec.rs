@@ -193,7 +193,7 @@ async fn a_failure_shows_the_last_lines_of_standard_error() {
     let error = fixture.shell("kill -9 $$", vec![]).await.unwrap_err();
     assert_eq!(
         error.diagnostic.message,
-        "the program `sh` ended with signal 9"
+        "the program `sh` ended with signal 9 (SIGKILL)"
     );
 }
 

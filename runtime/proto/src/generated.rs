@@ -206,6 +206,7 @@ pub struct WorkBatch {
 pub struct Peer {
     #[prost(uint32, tag = "1")]
     pub worker: u32,
+    /// empty: this worker is gone
     #[prost(string, tag = "2")]
     pub data_address: ::prost::alloc::string::String,
 }
@@ -275,7 +276,7 @@ pub struct Assign {
     pub inputs: ::prost::alloc::vec::Vec<u32>,
     #[prost(uint64, repeated, tag = "12")]
     pub input_bytes: ::prost::alloc::vec::Vec<u64>,
-    /// one live holder each; `alternates` has more
+    /// one live holder each, 0: nobody; `alternates` has more
     #[prost(uint32, repeated, tag = "13")]
     pub holders: ::prost::alloc::vec::Vec<u32>,
     #[prost(message, repeated, tag = "14")]
@@ -403,6 +404,7 @@ pub struct GraphRefused {
 pub struct TaskFailure {
     #[prost(message, optional, tag = "1")]
     pub task: ::core::option::Option<TaskId>,
+    /// absent: that of the failure before it in the same batch
     #[prost(message, optional, tag = "2")]
     pub fault: ::core::option::Option<Fault>,
     #[prost(bool, tag = "3")]
@@ -464,7 +466,8 @@ pub struct FetchRequest {
     #[prost(message, repeated, tag = "1")]
     pub tasks: ::prost::alloc::vec::Vec<TaskId>,
 }
-/// The payloads of the tasks in the order of the request, each cut into parts.
+/// The payloads of the tasks in the order of the request, each cut into parts. A second start of the
+/// same task means that its payload begins again: the transfer broke in the middle.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FetchChunk {
     /// at the start of a payload

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use oxidask_comm::{BulkPool, Connection, Credentials};
 use oxidask_core::CoreConfig;
 use oxidask_proto::wire::scheduler_server::SchedulerServer;
@@ -69,7 +70,16 @@ pub struct SchedulerConfig {
 }
 
 /// Serves until the token fires or something essential fails.
-pub async fn serve(
+///
+/// The future is boxed so that its code is made once, here, and not anew in each program.
+pub fn serve(
+    config: SchedulerConfig,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), SchedulerError>> {
+    Box::pin(serve_all(config, shutdown))
+}
+
+async fn serve_all(
     config: SchedulerConfig,
     shutdown: CancellationToken,
 ) -> Result<(), SchedulerError> {

@@ -11,7 +11,7 @@ use crate::key::ResultKey;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// Keeping it would pass the limit. Nothing has changed.
-    #[error("`{key}` needs `{needed}` bytes, and `{held}` of `{limit}` bytes are taken")]
+    #[error("it needs `{needed}` bytes, and `{held}` of `{limit}` bytes are taken")]
     MemoryExceeded {
         /// What was to be kept.
         key: ResultKey,

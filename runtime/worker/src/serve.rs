@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use oxidask_comm::serve_bulk;
 use oxidask_store::Store;
 use tokio::task::JoinSet;
@@ -24,8 +25,16 @@ const PARTS_END_MILLIS_MAX: u64 = 200;
 
 /// Serves one scheduler until `shutdown` (then all is well) or until the worker cannot go on.
 ///
-/// Either way runs are cancelled, and nothing is left behind within a second.
-pub async fn serve(
+/// Either way runs are cancelled, and nothing is left behind within a second. The future is boxed
+/// so that its code is made once, here, and not anew in each program.
+pub fn serve(
+    config: WorkerConfig,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), WorkerError>> {
+    Box::pin(serve_all(config, shutdown))
+}
+
+async fn serve_all(
     mut config: WorkerConfig,
     shutdown: CancellationToken,
 ) -> Result<(), WorkerError> {

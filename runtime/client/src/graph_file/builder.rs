@@ -117,8 +117,22 @@ impl GraphPlanBuilder {
 #[derive(Debug)]
 pub(super) enum Origin {
     Lines(Arc<str>),
-    Items(Arc<str>),
+    /// A list, and where each of its items stands if that is known.
+    Items(Arc<str>, Vec<Arc<str>>),
     Whole(Arc<str>),
+}
+
+/// The place of an item.
+pub(super) fn item(origin: &Arc<str>, places: &[Arc<str>], index: u32) -> Place {
+    match places.get(index as usize) {
+        Some(place) => Place::Whole {
+            origin: Arc::clone(place),
+        },
+        None => Place::Item {
+            origin: Arc::clone(origin),
+            index,
+        },
+    }
 }
 
 /// Tasks in the order in which they came. Names are numbered at first sight, as a key or as an
@@ -183,11 +197,8 @@ impl Columns {
                 line,
                 column: None,
             },
-            (Origin::Items(origin), Some(index)) => Place::Item {
-                origin: Arc::clone(origin),
-                index,
-            },
-            (Origin::Lines(origin) | Origin::Items(origin) | Origin::Whole(origin), _) => {
+            (Origin::Items(origin, places), Some(index)) => item(origin, places, index),
+            (Origin::Lines(origin) | Origin::Items(origin, _) | Origin::Whole(origin), _) => {
                 Place::Whole {
                     origin: Arc::clone(origin),
                 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oxidask_exec::{catalogue, encode_into};
 use serde_json::{Map, Value};
 
-use super::builder::{Columns, Origin};
+use super::builder::{Columns, Origin, item};
 use super::error::{GraphFileError, Place, shown};
 use super::line::{self, Line, Text};
 use super::{BODY_BYTES_MAX, GraphPlan, LINE_BYTES_MAX, TaskOptions};
@@ -78,13 +78,21 @@ impl GraphPlan {
         origin: &str,
         outputs: Option<&[String]>,
     ) -> Result<Self, GraphFileError> {
+        Self::from_placed_values(tasks, &[], origin, outputs)
+    }
+
+    /// Reads a list of task objects of which it is known where each of them stands.
+    pub fn from_placed_values(
+        tasks: &[Value],
+        places: &[Arc<str>],
+        origin: &str,
+        outputs: Option<&[String]>,
+    ) -> Result<Self, GraphFileError> {
         let origin: Arc<str> = origin.into();
-        let mut lines = Reader::new(Origin::Items(Arc::clone(&origin)), outputs)?;
+        let items = Origin::Items(Arc::clone(&origin), places.to_vec());
+        let mut lines = Reader::new(items, outputs)?;
         for (index, task) in (0..).zip(tasks) {
-            let line = line::from_value(task, || Place::Item {
-                origin: Arc::clone(&origin),
-                index,
-            })?;
+            let line = line::from_value(task, || item(&origin, places, index))?;
             lines.add(line, index)?;
         }
         lines.columns.finish()

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use oxidask_proto::Role;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -40,8 +41,17 @@ const DIRECT_BYTES: usize = 16 * 1024;
 /// Bytes of one write; progress is looked at after each.
 const STEP_BYTES: usize = 256 * 1024;
 
-/// Serves objects until `shutdown`.
-pub async fn serve_bulk(
+/// Serves objects until `shutdown`. The future is boxed so that its code is made once, here.
+pub fn serve_bulk(
+    listener: TcpListener,
+    credentials: Credentials,
+    source: Arc<dyn BulkSource>,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), CommError>> {
+    Box::pin(serve_all(listener, credentials, source, shutdown))
+}
+
+async fn serve_all(
     listener: TcpListener,
     credentials: Credentials,
     source: Arc<dyn BulkSource>,

@@ -43,7 +43,7 @@ async fn unknown_tables_columns_and_functions() {
         Code::SqlPlan,
         &[
             "statement 2 (test.sql:3): ",
-            "no field named carier",
+            "no column named `carier`",
             "carrier",
             "delay",
         ],

@@ -72,6 +72,10 @@ impl Coded for ExecError {
                  is implied: for one use [\"sh\", \"-c\", \"…\"]"
                     .into()
             }
+            Self::Start { source, .. } if source.kind() == io::ErrorKind::ArgumentListTooLong => {
+                "pass long texts as inputs: they are the files `0`, `1`, … in the program's folder"
+                    .into()
+            }
             Self::Start { .. } => "is it a program for this machine, and executable?".into(),
             Self::Overflowed { .. } => {
                 "let it write large results to storage and print where".into()
@@ -259,9 +263,28 @@ fn write_value(input: &Payload, file: &mut File) -> io::Result<()> {
 fn described(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
+        (None, Some(signal)) => match signal_name(signal) {
+            Some(name) => format!("signal {signal} ({name})"),
+            None => format!("signal {signal}"),
+        },
         (None, None) => "an unknown status".to_owned(),
     }
+}
+
+/// Signals by which programs usually end.
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        15 => "SIGTERM",
+        _ => return None,
+    })
 }
 
 impl Program for Exec {

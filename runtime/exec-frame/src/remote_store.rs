@@ -1,0 +1,638 @@
+//! An object store that fails in plain words and shows a write only when all of it is whole.
+//!
+//! Owns what a user reads when a store fails: the URL, the step and the reason. A store's own words
+//! are not passed on, for they may hold a key or a signature; only its code and its sentence are.
+//! Invariants: nothing that is written is seen before the write is committed; an upload that is
+//! given up is ended in the store too.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use object_store::client::{HttpError, HttpErrorKind};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    Result, UploadPart,
+};
+
+use crate::error::{find, io_error};
+
+/// Uploads that are given up have this long to end.
+const UPLOADS_END_MS_MAX: u64 = 10_000;
+const UPLOADS_POLL_MS: u64 = 20;
+
+/// Last steps of objects beside each other.
+const COMMITS_AT_ONCE: usize = 16;
+
+/// What is known of an object that is not there yet.
+const HELD: PutResult = PutResult {
+    e_tag: None,
+    version: None,
+};
+
+/// A store's sentence is cut here.
+const SENTENCE_CHARS_MAX: usize = 300;
+
+/// Addresses that are asked for credentials when the environment has none.
+const CREDENTIAL_SOURCES: [&str; 5] = [
+    "/latest/api/token",
+    "/latest/meta-data",
+    "169.254.170.2",
+    "computeMetadata",
+    "metadata/identity",
+];
+
+const CREDENTIALS_HINT: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or GOOGLE_…, \
+    AZURE_…) in the environment, or give the service account a role";
+const ACCESS_HINT: &str =
+    "check the credentials in the environment or the service account, and what they allow";
+const ENDPOINT_HINT: &str = "check the endpoint in the environment, such as AWS_ENDPOINT, and that \
+    the workers can reach it";
+const HTTP_HINT: &str = "set AWS_ALLOW_HTTP=true in the environment if the endpoint has no TLS";
+const REGION_HINT: &str = "set the bucket's region in the environment, such as AWS_REGION";
+const NAME_HINT: &str = "check the bucket and the path in the URL";
+
+/// The step of a store that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Open,
+    Look,
+    Read,
+    Write,
+    Remove,
+}
+
+impl Step {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Open => "use",
+            Self::Look => "look up",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// Why a store failed, without any secret.
+#[derive(Debug)]
+pub(crate) struct StoreFault {
+    pub(crate) step: Step,
+    url: String,
+    reason: String,
+    pub(crate) hint: &'static str,
+    pub(crate) is_transient: bool,
+}
+
+impl fmt::Display for StoreFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (step, url, reason) = (self.step.words(), &self.url, &self.reason);
+        write!(f, "cannot {step} `{url}`: {reason}")
+    }
+}
+
+impl StdError for StoreFault {}
+
+impl StoreFault {
+    fn new(step: Step, url: String, error: &Error) -> Self {
+        let (reason, hint, is_transient) = reason(error);
+        Self {
+            step,
+            url,
+            reason,
+            hint,
+            is_transient,
+        }
+    }
+}
+
+/// The same error in plain words, of the same kind: callers tell what is missing by the kind.
+pub(crate) fn told(step: Step, url: String, error: Error) -> Error {
+    let source = Box::new(StoreFault::new(step, url, &error));
+    match error {
+        Error::NotFound { path, .. } => Error::NotFound { path, source },
+        Error::AlreadyExists { path, .. } => Error::AlreadyExists { path, source },
+        Error::Precondition { path, .. } => Error::Precondition { path, source },
+        Error::NotModified { path, .. } => Error::NotModified { path, source },
+        Error::PermissionDenied { path, .. } => Error::PermissionDenied { path, source },
+        Error::Unauthenticated { path, .. } => Error::Unauthenticated { path, source },
+        Error::NotSupported { .. } => Error::NotSupported { source },
+        _ => Error::Generic {
+            store: "object store",
+            source,
+        },
+    }
+}
+
+/// Reason, hint, and whether it may pass.
+fn reason(error: &Error) -> (String, &'static str, bool) {
+    let text = error.to_string();
+    if CREDENTIAL_SOURCES
+        .iter()
+        .any(|source| text.contains(source))
+    {
+        return (
+            "no credentials were found".to_owned(),
+            CREDENTIALS_HINT,
+            false,
+        );
+    }
+    if let Some(http) = find::<HttpError>(error) {
+        return unreached(http);
+    }
+    let code = element(&text, "Code").unwrap_or_default();
+    let status = text
+        .split_once("status code: ")
+        .map(|(_, rest)| rest.split([':', '<']).next().unwrap_or_default().trim());
+    let said = match (element(&text, "Message"), code, status) {
+        (Some(sentence), code, _) => format!("`{code}`, {sentence}"),
+        (None, "", Some(status)) => format!("`{status}`"),
+        (None, code, _) => format!("`{code}`"),
+    };
+    match error {
+        _ if code == "NoSuchBucket" => ("the bucket does not exist".to_owned(), NAME_HINT, false),
+        Error::NotFound { .. } => ("it does not exist".to_owned(), NAME_HINT, false),
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+            (format!("access is refused: {said}"), ACCESS_HINT, false)
+        }
+        _ if text.contains("redirect") => (
+            "the bucket is in another region".to_owned(),
+            REGION_HINT,
+            false,
+        ),
+        _ if status.is_some() || !code.is_empty() => {
+            let passes = status.is_none_or(|status| status.starts_with('5') || status == "429");
+            let hint = if passes { ENDPOINT_HINT } else { ACCESS_HINT };
+            (format!("the object store answers {said}"), hint, passes)
+        }
+        _ => (innermost(error), ENDPOINT_HINT, true),
+    }
+}
+
+fn unreached(error: &HttpError) -> (String, &'static str, bool) {
+    let cause = io_error(error).map_or_else(|| innermost(error), ToString::to_string);
+    let cause = crate::error::lowered(cause.split(" (os error").next().unwrap_or_default());
+    if cause.contains("scheme is not allowed") {
+        let reason = "the endpoint is `http://`, which is not allowed".to_owned();
+        return (reason, HTTP_HINT, false);
+    }
+    let reason = match error.kind() {
+        HttpErrorKind::Timeout => "the object store does not answer in time".to_owned(),
+        HttpErrorKind::Connect => format!("the object store cannot be reached: {cause}"),
+        _ => format!("the connection to the object store failed: {cause}"),
+    };
+    (reason, ENDPOINT_HINT, true)
+}
+
+/// The deepest cause; an answer's body, which may follow, is left out.
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    let words = deepest.to_string();
+    cut(words.split('<').next().unwrap_or_default())
+}
+
+/// The text of an element of a store's answer.
+fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    let (inner, _) = rest.split_once(&format!("</{name}>"))?;
+    let end = inner.char_indices().nth(SENTENCE_CHARS_MAX);
+    Some(&inner[..end.map_or(inner.len(), |(index, _)| index)])
+}
+
+fn cut(words: &str) -> String {
+    words.trim().chars().take(SENTENCE_CHARS_MAX).collect()
+}
+
+/// What one task writes to object stores. Nothing of it is seen before it is committed: the engine
+/// ends its files even when the rows for them end with an error.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Writes {
+    state: Arc<Mutex<WritesState>>,
+    /// Uploads that are neither whole nor ended.
+    live: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct WritesState {
+    held: Vec<Held>,
+    written: Vec<Path>,
+}
+
+/// An object that lacks only the last step.
+#[derive(Debug)]
+struct Held {
+    location: Path,
+    url: String,
+    object: HeldObject,
+}
+
+#[derive(Debug)]
+enum HeldObject {
+    Parts(Parts),
+    /// Some stores take no part without bytes.
+    Empty(Arc<dyn ObjectStore>),
+}
+
+impl Held {
+    async fn commit(self) -> Result<Path> {
+        let done = match self.object {
+            HeldObject::Parts(parts) => parts.complete().await,
+            HeldObject::Empty(store) => {
+                let put = PutOptions::default();
+                store
+                    .put_opts(&self.location, PutPayload::default(), put)
+                    .await
+            }
+        };
+        done.map(|_| self.location)
+            .map_err(|error| told(Step::Write, self.url, error))
+    }
+}
+
+impl Writes {
+    fn with<T>(&self, change: impl FnOnce(&mut WritesState) -> T) -> T {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn hold(&self, location: Path, url: String, object: HeldObject) {
+        let held = Held {
+            location,
+            url,
+            object,
+        };
+        self.with(|state| state.held.push(held));
+    }
+
+    /// Makes all that is held seen.
+    pub(crate) async fn commit(&self) -> Result<()> {
+        let held = self.with(|state| std::mem::take(&mut state.held));
+        let mut commits = stream::iter(held)
+            .map(Held::commit)
+            .buffer_unordered(COMMITS_AT_ONCE);
+        while let Some(committed) = commits.next().await {
+            let location = committed?;
+            self.with(|state| state.written.push(location));
+        }
+        Ok(())
+    }
+
+    /// Objects that are seen.
+    pub(crate) fn written(&self) -> Vec<Path> {
+        self.with(|state| state.written.clone())
+    }
+
+    /// Gives up what is held and waits for the end of its uploads, but not for ever.
+    pub(crate) async fn discard(&self) {
+        for _ in 0..UPLOADS_END_MS_MAX / UPLOADS_POLL_MS {
+            // A file may still be ended by the engine while this waits.
+            drop(self.with(|state| std::mem::take(&mut state.held)));
+            if self.live.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(UPLOADS_POLL_MS)).await;
+        }
+        tracing::warn!("an upload to an object store was not ended");
+    }
+}
+
+/// Counts one upload.
+#[derive(Debug)]
+struct Live(Arc<AtomicUsize>);
+
+impl Live {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The parts of an object. Dropped before they are whole, they are removed from the store too:
+/// parts cost money.
+#[derive(Debug)]
+struct Parts {
+    inner: Option<(Box<dyn MultipartUpload>, Live)>,
+}
+
+impl Parts {
+    fn new(upload: Box<dyn MultipartUpload>, count: &Arc<AtomicUsize>) -> Self {
+        Self {
+            inner: Some((upload, Live::new(count))),
+        }
+    }
+
+    fn put(&mut self, data: PutPayload) -> UploadPart {
+        match &mut self.inner {
+            Some((upload, _)) => upload.put_part(data),
+            None => futures::future::ready(Err(gone())).boxed(),
+        }
+    }
+
+    async fn complete(mut self) -> Result<PutResult> {
+        let Some((upload, _)) = &mut self.inner else {
+            return Err(gone());
+        };
+        let put = upload.complete().await?;
+        self.inner = None;
+        Ok(put)
+    }
+
+    async fn abort(mut self) -> Result<()> {
+        match self.inner.take() {
+            Some((mut upload, _live)) => upload.abort().await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn gone() -> Error {
+    let source = Box::new(io::Error::other("the upload has ended"));
+    Error::Generic {
+        store: "object store",
+        source,
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        let Some((mut upload, live)) = self.inner.take() else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(async move {
+            if upload.abort().await.is_err() {
+                tracing::warn!("an upload to an object store could not be ended");
+            }
+            drop(live);
+        });
+    }
+}
+
+/// Removes objects.
+pub(crate) async fn remove(store: &dyn ObjectStore, paths: Vec<Path>) -> Result<()> {
+    let removed = store.delete_stream(stream::iter(paths).map(Ok).boxed());
+    removed.try_for_each(|_| async { Ok(()) }).await
+}
+
+/// A bucket.
+#[derive(Debug)]
+pub(crate) struct RemoteStore {
+    store: Arc<dyn ObjectStore>,
+    /// Scheme and bucket.
+    root: String,
+    writes: Writes,
+}
+
+impl RemoteStore {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, root: String, writes: Writes) -> Self {
+        Self {
+            store,
+            root,
+            writes,
+        }
+    }
+
+    fn url(&self, path: Option<&Path>) -> String {
+        format!("{}/{}", self.root, path.map_or("", AsRef::as_ref))
+    }
+
+    fn telling<T>(&self, step: Step, path: Option<&Path>, result: Result<T>) -> Result<T> {
+        result.map_err(|error| told(step, self.url(path), error))
+    }
+
+    fn telling_stream<T: Send + 'static>(
+        &self,
+        step: Step,
+        path: Option<&Path>,
+        results: BoxStream<'static, Result<T>>,
+    ) -> BoxStream<'static, Result<T>> {
+        let url = self.url(path);
+        results
+            .map_err(move |error| told(step, url.clone(), error))
+            .boxed()
+    }
+}
+
+impl fmt::Display for RemoteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.root)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for RemoteStore {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        if options.mode != PutMode::Overwrite {
+            let put = self.store.put_opts(location, payload, options).await;
+            return self.telling(Step::Write, Some(location), put);
+        }
+        let url = self.url(Some(location));
+        let object = if payload.content_length() == 0 {
+            HeldObject::Empty(Arc::clone(&self.store))
+        } else {
+            let options = PutMultipartOptions {
+                tags: options.tags,
+                attributes: options.attributes,
+                extensions: options.extensions,
+            };
+            let begun = self.store.put_multipart_opts(location, options).await;
+            let upload = self.telling(Step::Write, Some(location), begun)?;
+            let mut parts = Parts::new(upload, &self.writes.live);
+            let put = parts.put(payload).await;
+            self.telling(Step::Write, Some(location), put)?;
+            HeldObject::Parts(parts)
+        };
+        self.writes.hold(location.clone(), url, object);
+        Ok(HELD)
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let begun = self.store.put_multipart_opts(location, options).await;
+        let upload = self.telling(Step::Write, Some(location), begun)?;
+        Ok(Box::new(Upload {
+            parts: Some(Parts::new(upload, &self.writes.live)),
+            location: location.clone(),
+            url: self.url(Some(location)),
+            writes: self.writes.clone(),
+        }))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let step = if options.head { Step::Look } else { Step::Read };
+        let got = self.store.get_opts(location, options).await;
+        let mut got = self.telling(step, Some(location), got)?;
+        got.payload = match got.payload {
+            GetResultPayload::Stream(bytes) => {
+                GetResultPayload::Stream(self.telling_stream(Step::Read, Some(location), bytes))
+            }
+            file @ GetResultPayload::File(..) => file,
+        };
+        Ok(got)
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let got = self.store.get_ranges(location, ranges).await;
+        self.telling(Step::Read, Some(location), got)
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.telling_stream(Step::Remove, None, self.store.delete_stream(locations))
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.telling_stream(Step::Look, prefix, self.store.list(prefix))
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let listed = self.store.list_with_offset(prefix, offset);
+        self.telling_stream(Step::Look, prefix, listed)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let listed = self.store.list_with_delimiter(prefix).await;
+        self.telling(Step::Look, prefix, listed)
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        let copied = self.store.copy_opts(from, to, options).await;
+        self.telling(Step::Write, Some(to), copied)
+    }
+}
+
+/// An upload whose last step is held back.
+#[derive(Debug)]
+struct Upload {
+    parts: Option<Parts>,
+    location: Path,
+    url: String,
+    writes: Writes,
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let url = self.url.clone();
+        let put = match &mut self.parts {
+            Some(parts) => parts.put(data),
+            None => futures::future::ready(Err(gone())).boxed(),
+        };
+        put.map(move |put| put.map_err(|error| told(Step::Write, url, error)))
+            .boxed()
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let Some(parts) = self.parts.take() else {
+            return Err(told(Step::Write, self.url.clone(), gone()));
+        };
+        let (location, url) = (self.location.clone(), self.url.clone());
+        self.writes.hold(location, url, HeldObject::Parts(parts));
+        Ok(HELD)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        let Some(parts) = self.parts.take() else {
+            return Ok(());
+        };
+        let ended = parts.abort().await;
+        ended.map_err(|error| told(Step::Write, self.url.clone(), error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(String);
+
+    fn fault(text: &str, wrap: impl FnOnce(Box<Said>) -> Error) -> String {
+        let error = wrap(Box::new(Said(text.to_owned())));
+        let told = told(Step::Read, "s3://b/x".to_owned(), error);
+        find::<StoreFault>(&told).unwrap().to_string()
+    }
+
+    fn generic(source: Box<Said>) -> Error {
+        Error::Generic {
+            store: "S3",
+            source,
+        }
+    }
+
+    #[test]
+    fn an_answer_is_told_without_its_body() {
+        let body = "Error performing GET http://h/b/x in 1ms - Server returned non-2xx status \
+            code: 403 Forbidden: <?xml version=\"1.0\"?><Error><Code>InvalidAccessKeyId</Code>\
+            <Message>Unknown key</Message><AWSAccessKeyId>AKIASECRET</AWSAccessKeyId></Error>";
+        let denied = fault(body, |source| Error::PermissionDenied {
+            path: "x".to_owned(),
+            source,
+        });
+        assert_eq!(
+            denied,
+            "cannot read `s3://b/x`: access is refused: `InvalidAccessKeyId`, Unknown key"
+        );
+        let broken = fault("non-2xx status code: 500 Internal Server Error: ", generic);
+        assert_eq!(
+            broken,
+            "cannot read `s3://b/x`: the object store answers `500 Internal Server Error`"
+        );
+        let other = fault("odd <Signature>secret</Signature>", generic);
+        assert_eq!(other, "cannot read `s3://b/x`: odd");
+    }
+
+    #[test]
+    fn missing_things_and_missing_credentials_are_told_apart() {
+        let missing = |text: &str| {
+            fault(text, |source| Error::NotFound {
+                path: "x".to_owned(),
+                source,
+            })
+        };
+        assert_eq!(missing(""), "cannot read `s3://b/x`: it does not exist");
+        assert_eq!(
+            missing("<Code>NoSuchBucket</Code>"),
+            "cannot read `s3://b/x`: the bucket does not exist"
+        );
+        assert_eq!(
+            fault("PUT http://169.254.169.254/latest/api/token", generic),
+            "cannot read `s3://b/x`: no credentials were found"
+        );
+    }
+}
