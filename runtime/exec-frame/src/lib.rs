@@ -17,6 +17,7 @@ mod local_store;
 mod location;
 mod remote_store;
 mod remote_table;
+mod remote_write;
 pub mod render;
 pub mod script;
 mod session;

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion::catalog::TableProvider;
+use datafusion::catalog::{TableProvider, TableProviderFactory};
 use datafusion::datasource::listing::{
     ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl,
 };
+use datafusion::datasource::listing_table_factory::ListingTableFactory;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::CreateExternalTable as TablePlan;
@@ -38,11 +39,18 @@ pub(crate) fn is_remote(locations: &[String]) -> bool {
     locations.iter().any(|location| location.contains("://"))
 }
 
-/// The table over the files.
-pub(crate) async fn create(
+/// The table over files, wherever they are.
+pub(crate) async fn provider(
     state: &SessionState,
     command: &TablePlan,
 ) -> Result<Arc<dyn TableProvider>> {
+    if is_remote(&command.locations) {
+        return create(state, command).await;
+    }
+    ListingTableFactory::new().create(state, command).await
+}
+
+async fn create(state: &SessionState, command: &TablePlan) -> Result<Arc<dyn TableProvider>> {
     let factory = state.get_file_format_factory(&command.file_type);
     let factory = factory.ok_or_else(|| {
         DataFusionError::Plan(format!("there is no format `{}`", command.file_type))

@@ -37,7 +37,7 @@ use crate::csv_check::CsvChecks;
 use crate::damage::{self, TableFiles};
 use crate::error::Stage;
 use crate::local_store::WriteFault;
-use crate::remote_store::Writes;
+use crate::remote_write::Writes;
 use crate::stores::Stores;
 use crate::table::{BatchDecoder, BatchEncoder, EncodedBatches, assemble};
 use crate::{FrameError, source};

@@ -10,13 +10,11 @@ use std::sync::Arc;
 use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
-use datafusion::catalog::{TableProvider, TableProviderFactory};
+use datafusion::catalog::TableProvider;
 use datafusion::common::{Column, ToDFSchema};
 use datafusion::datasource::listing::ListingTable;
-use datafusion::datasource::listing_table_factory::ListingTableFactory;
 use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::error::DataFusionError;
-use datafusion::execution::SessionState;
 use datafusion::logical_expr::{
     CreateExternalTable as TablePlan, DdlStatement, Expr, LogicalPlan, LogicalPlanBuilder, cast,
     lit, when,
@@ -462,7 +460,9 @@ async fn register(
     }
     let state = context.state();
     if nulls.is_empty() {
-        let provider = provider(&state, &command).await.map_err(plan)?;
+        let provider = remote_table::provider(&state, &command)
+            .await
+            .map_err(plan)?;
         let schema = file_schema(provider.as_ref());
         context.register_table(name, provider).map_err(plan)?;
         return Ok(schema);
@@ -470,16 +470,6 @@ async fn register(
     let view = nulls_view(session, *command, &nulls).await.map_err(plan)?;
     context.register_table(name, Arc::new(view)).map_err(plan)?;
     Ok(None)
-}
-
-async fn provider(
-    state: &SessionState,
-    command: &TablePlan,
-) -> Result<Arc<dyn TableProvider>, DataFusionError> {
-    if is_remote(&command.locations) {
-        return remote_table::create(state, command).await;
-    }
-    ListingTableFactory::new().create(state, command).await
 }
 
 fn file_schema(provider: &dyn TableProvider) -> Option<SchemaRef> {
@@ -506,7 +496,7 @@ async fn nulls_view(
     typed
         .options
         .insert("format.null_regex".to_owned(), pattern_of(nulls));
-    let provider = provider(&state, &typed).await?;
+    let provider = remote_table::provider(&state, &typed).await?;
     let target = provider.schema();
     let partitions: Vec<String> = provider
         .downcast_ref::<ListingTable>()
@@ -534,7 +524,7 @@ async fn nulls_view(
     let mut raw = command.clone();
     raw.schema = Schema::new(raw_fields).to_dfschema_ref()?;
     raw.table_partition_cols.clone_from(&partitions);
-    let texts = self::provider(&state, &raw).await?;
+    let texts = remote_table::provider(&state, &raw).await?;
     let scan = LogicalPlanBuilder::scan(command.name.clone(), provider_as_source(texts), None)?;
     let columns: Result<Vec<Expr>, DataFusionError> = target
         .fields()

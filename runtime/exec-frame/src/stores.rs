@@ -16,7 +16,8 @@ use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use url::Url;
 
 use crate::local_store::{LocalStore, WriteFault};
-use crate::remote_store::{RemoteStore, Step, Writes, told};
+use crate::remote_store::{RemoteStore, Step, told};
+use crate::remote_write::Writes;
 
 /// Further tries of one request.
 const RETRIES_MAX: usize = 8;
