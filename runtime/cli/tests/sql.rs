@@ -1,6 +1,8 @@
 //! SQL and data that nobody should have: refused with their place, failed with the statement, the
 //! file and the line, and nothing half-written is left.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
+
 mod support;
 
 use std::fs;

@@ -69,7 +69,7 @@ async fn create(state: &SessionState, command: &TablePlan) -> Result<Arc<dyn Tab
     for url in &urls {
         options.validate_partitions(state, url).await?;
     }
-    let schema = match files_schema(command)? {
+    let schema = match files_schema(command) {
         Some(schema) => schema,
         None => infer_schema(state, &options, &urls).await?,
     };
@@ -124,17 +124,17 @@ async fn partitions(
 }
 
 /// The columns of the files, where the statement names them.
-fn files_schema(command: &TablePlan) -> Result<Option<SchemaRef>> {
+fn files_schema(command: &TablePlan) -> Option<SchemaRef> {
     let fields = command.schema.fields();
     if fields.is_empty() {
-        return Ok(None);
+        return None;
     }
     let held: Vec<_> = fields
         .iter()
         .filter(|field| !command.table_partition_cols.contains(field.name()))
         .cloned()
         .collect();
-    Ok(Some(Arc::new(Schema::new(held))))
+    Some(Arc::new(Schema::new(held)))
 }
 
 async fn infer_schema(

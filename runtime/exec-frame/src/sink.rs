@@ -231,21 +231,19 @@ async fn remote(
             reason,
         });
     }
-    let outcome = match session.write(Syntax::CopyTo(copy)).await {
-        Ok(rows) => session
-            .writes
-            .commit()
-            .await
-            .map(|()| rows)
-            .map_err(|error| write(error.into())),
-        Err(error) => Err(error),
-    };
-    let surplus = match &outcome {
-        Ok(_) => without(existing, &session.writes.written()),
-        Err(_) => {
-            session.writes.discard().await;
-            without(session.writes.written(), &existing)
-        }
+    let mut outcome = session.write(Syntax::CopyTo(copy)).await;
+    if outcome.is_ok() {
+        let committed = session.writes.commit().await;
+        outcome = outcome.and_then(|rows| match committed {
+            Ok(()) => Ok(rows),
+            Err(error) => Err(write(error.into())),
+        });
+    }
+    let surplus = if outcome.is_ok() {
+        without(existing, &session.writes.written())
+    } else {
+        session.writes.discard().await;
+        without(session.writes.written(), &existing)
     };
     if surplus.is_empty() {
         return outcome;

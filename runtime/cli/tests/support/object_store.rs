@@ -1,6 +1,8 @@
 //! A small object store that speaks S3 over HTTP, in this process, with its objects in memory.
 //! It knows one bucket and one access key, and refuses others with the answers that S3 gives.
 
+#![allow(clippy::unwrap_used, reason = "this is part of tests")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
@@ -132,10 +134,23 @@ async fn answer(State(objects): State<Shared>, request: Request) -> Response {
         return refused(StatusCode::NOT_FOUND, "NoSuchBucket", sentence);
     }
     let mut objects = objects.lock().unwrap();
-    let has = |name: &str| query.contains_key(name);
     match head.method {
         Method::GET if key.is_empty() => list(&objects, &query),
         Method::GET | Method::HEAD => get(&objects, key, &head.headers),
+        method => change(&mut objects, &method, key, &query, &body),
+    }
+}
+
+/// What a request that is not a question does.
+fn change(
+    objects: &mut Objects,
+    method: &Method,
+    key: &str,
+    query: &BTreeMap<String, String>,
+    body: &[u8],
+) -> Response {
+    let has = |name: &str| query.contains_key(name);
+    match *method {
         Method::PUT if has("uploadId") => {
             let number = query["partNumber"].parse().unwrap();
             let upload = objects.uploads.get_mut(&query["uploadId"]).unwrap();
@@ -166,7 +181,7 @@ async fn answer(State(objects): State<Shared>, request: Request) -> Response {
             response(StatusCode::OK, body)
         }
         Method::POST if has("delete") => {
-            let text = String::from_utf8(body.to_vec()).unwrap();
+            let text = std::str::from_utf8(body).unwrap();
             let mut done = String::new();
             for rest in text.split("<Key>").skip(1) {
                 let key = rest.split("</Key>").next().unwrap();
