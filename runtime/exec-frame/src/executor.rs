@@ -85,6 +85,10 @@ struct FrameProgram {
 }
 
 impl Program for FrameProgram {
+    fn reads_inputs(&self) -> bool {
+        matches!(self.operation, Operation::Sql(_) | Operation::Write(_))
+    }
+
     fn run(
         self: Arc<Self>,
         inputs: Vec<Payload>,

@@ -56,6 +56,12 @@ impl TaskError {
 
 /// A body that has been understood and can be run, any number of times and at the same time.
 pub trait Program: Send + Sync {
+    /// Whether it looks at its inputs. Those of a program that does not only give order: the worker
+    /// does not fetch them, and it is run without any.
+    fn reads_inputs(&self) -> bool {
+        true
+    }
+
     /// A run that ends at once, without waiting and in well under a millisecond, is done here, on
     /// the worker's own thread; `None` asks for [`Program::run`]. This is what makes tiny tasks
     /// cheap.

@@ -24,7 +24,7 @@ use tonic::{Status, Streaming};
 
 use crate::error::{Reported, WorkerError};
 use crate::fetch::{Fetched, Fetcher};
-use crate::machine::{Effect, Event, Finished, Machine, Refusal, RunFailure, RunId};
+use crate::machine::{Assignment, Effect, Event, Finished, Machine, Refusal, RunFailure, RunId};
 use crate::metrics::{Metrics, signed};
 use crate::orders;
 use crate::outbox::Outbox;
@@ -194,7 +194,11 @@ impl EventLoop {
                 .add(body.graph, body.body, &body.content);
         }
         for order in batch.orders {
-            self.machine.react(orders::event(order)?, &mut self.effects);
+            let mut event = orders::event(order)?;
+            if let Event::Assigned(assignment) = &mut event {
+                self.leave_out_unread_inputs(assignment);
+            }
+            self.machine.react(event, &mut self.effects);
         }
         for graph in batch.graphs_forgotten {
             self.machine
@@ -202,6 +206,20 @@ impl EventLoop {
         }
         self.is_retiring |= batch.retire;
         Ok(())
+    }
+
+    /// Inputs that only give order have done so when the task is assigned: nobody fetches them. A
+    /// body that cannot be understood shows when the task runs.
+    fn leave_out_unread_inputs(&mut self, assignment: &mut Assignment) {
+        if assignment.inputs.is_empty() {
+            return;
+        }
+        let graph = assignment.task.graph();
+        if let Ok(program) = self.runner.programs.get(graph, &assignment.body)
+            && !program.reads_inputs()
+        {
+            assignment.inputs.clear();
+        }
     }
 
     fn take_ends(&mut self, first: Ended) {

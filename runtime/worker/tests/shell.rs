@@ -251,6 +251,26 @@ async fn inputs_are_fetched_from_another_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inputs_that_only_give_order_are_not_fetched() {
+    let mut cluster = Cluster::start().await;
+    let (first, mut holder) = cluster.join(1, 1, GIBIBYTE).await;
+    let (second, mut reader) = cluster.join(2, 1, GIBIBYTE).await;
+    holder.order([order(assign(1, &buffer(3_000_000)))]).await;
+    holder.finished(1).await;
+    reader.introduce(1, first.data).await;
+    let value = Body::new("value").with("value", 7);
+    reader
+        .order([order(assign_with(2, &value, &[(1, 1)]))])
+        .await;
+    assert_eq!(reader.finished(2).await, 1);
+    let text = http(second.http, "/metrics").await;
+    assert!(
+        text.contains("oxidask_worker_fetched_bytes_total 0"),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_input_is_looked_for_elsewhere_and_then_reported() {
     let mut cluster = Cluster::start().await;
     let (first, mut holder) = cluster.join(1, 1, GIBIBYTE).await;

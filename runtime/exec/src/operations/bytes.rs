@@ -36,6 +36,10 @@ impl PseudoRandom {
 }
 
 impl Compute for PseudoRandom {
+    fn reads_inputs(&self) -> bool {
+        false
+    }
+
     fn work_bytes(&self, _: &[Payload]) -> u64 {
         self.len_bytes
     }

@@ -12,13 +12,15 @@ use crate::{Program, TaskContext, TaskError};
 /// Gives the same value each time, whatever the inputs. Its bytes are shared by all results.
 pub(crate) struct Constant {
     result: Payload,
+    reads_inputs: bool,
 }
 
 impl Constant {
-    /// `null`.
+    /// `null`. It takes its inputs, so that it stands for an operation that costs nothing itself.
     pub(crate) fn null() -> Self {
         Self {
             result: Payload::null(),
+            reads_inputs: true,
         }
     }
 
@@ -26,11 +28,16 @@ impl Constant {
     pub(crate) fn new(arguments: &ValueArguments) -> Self {
         Self {
             result: Payload::new(PayloadKind::Value, arguments.value.to_string()),
+            reads_inputs: false,
         }
     }
 }
 
 impl Program for Constant {
+    fn reads_inputs(&self) -> bool {
+        self.reads_inputs
+    }
+
     fn run_now(&self, _: &[Payload], _: &TaskContext) -> Option<Result<Payload, TaskError>> {
         Some(Ok(self.result.clone()))
     }

@@ -41,6 +41,10 @@ impl Fail {
 }
 
 impl Program for Fail {
+    fn reads_inputs(&self) -> bool {
+        false
+    }
+
     fn run_now(&self, _: &[Payload], context: &TaskContext) -> Option<Result<Payload, TaskError>> {
         Some(self.outcome(context.attempt))
     }

@@ -32,6 +32,11 @@ pub(crate) trait Compute: Send + Sync + 'static {
     /// The result.
     fn compute(&self, inputs: &[Payload], context: &TaskContext) -> Result<Payload, TaskError>;
 
+    /// See [`Program::reads_inputs`].
+    fn reads_inputs(&self) -> bool {
+        true
+    }
+
     /// Bytes that are read or made; decides where it runs.
     fn work_bytes(&self, inputs: &[Payload]) -> u64 {
         inputs.iter().map(Payload::len).sum()
@@ -39,6 +44,10 @@ pub(crate) trait Compute: Send + Sync + 'static {
 }
 
 impl<C: Compute> Program for C {
+    fn reads_inputs(&self) -> bool {
+        Compute::reads_inputs(self)
+    }
+
     fn run_now(
         &self,
         inputs: &[Payload],

@@ -33,6 +33,10 @@ impl Sleep {
 }
 
 impl Program for Sleep {
+    fn reads_inputs(&self) -> bool {
+        false
+    }
+
     fn run_now(&self, _: &[Payload], _: &TaskContext) -> Option<Result<Payload, TaskError>> {
         self.duration.is_zero().then(|| Ok(Payload::null()))
     }
@@ -66,6 +70,10 @@ impl Spin {
 }
 
 impl Program for Spin {
+    fn reads_inputs(&self) -> bool {
+        false
+    }
+
     fn run(
         self: Arc<Self>,
         _: Vec<Payload>,
