@@ -85,7 +85,7 @@ impl Cluster {
         command.args(["--bind", "127.0.0.1", "--port", "0", "--no-http"]);
         command.args([
             "--log-level",
-            "warn",
+            "error",
             "--parent-pid",
             &std::process::id().to_string(),
         ]);
