@@ -5,11 +5,31 @@ use std::process::Command;
 
 use crate::{Failure, say};
 
-/// A cargo call in the workspace.
+/// A cargo call in the workspace, as if a person had typed it.
+///
+/// `cargo xtask` runs below cargo, which tells its children about the package `xtask`. Build scripts
+/// that look at such variables would see other values than in the user's own builds, and everything
+/// above them, the engine included, would be built again at each change between the two.
 pub(crate) fn cargo(root: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root).args(arguments);
+    for (name, _) in std::env::vars_os() {
+        if is_about_a_package(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
     command
+}
+
+fn is_about_a_package(variable: &str) -> bool {
+    const PREFIXES: [&str; 4] = [
+        "CARGO_PKG_",
+        "CARGO_MANIFEST_",
+        "CARGO_BIN_",
+        "CARGO_CRATE_",
+    ];
+    const NAMES: [&str; 3] = ["CARGO", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"];
+    PREFIXES.iter().any(|prefix| variable.starts_with(prefix)) || NAMES.contains(&variable)
 }
 
 /// Runs a program with the developer's own standard output, and fails unless it succeeds.
@@ -72,4 +92,24 @@ fn shown(command: &Command) -> String {
         .chain(arguments)
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cargo_says_of_this_package_is_not_passed_on() {
+        for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_VERSION_MAJOR", "OUT_DIR"] {
+            assert!(is_about_a_package(name), "{name}");
+        }
+        for name in [
+            "CARGO_HOME",
+            "CARGO_TARGET_DIR",
+            "CARGO_NET_OFFLINE",
+            "PATH",
+        ] {
+            assert!(!is_about_a_package(name), "{name}");
+        }
+    }
 }
