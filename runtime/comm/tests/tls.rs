@@ -20,7 +20,7 @@ use support::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -293,6 +293,8 @@ async fn a_connection_ends_with_its_peers_certificate() {
         .unwrap();
     assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
     assert!(start.elapsed() > Duration::from_millis(500));
+    // Validity is in whole seconds and includes the last one (RFC 5280, 4.1.2.5).
+    sleep(Duration::from_millis(1_100)).await;
     assert!(client.status(wire::StatusRequest {}).await.is_err());
 }
 
