@@ -337,7 +337,7 @@ async fn a_port_without_listener_is_tried_a_few_times() {
     let scheduler = credentials(&authority, Role::Scheduler);
     let later = address.clone();
     tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        sleep(Duration::from_millis(300)).await;
         let listener = tokio::net::TcpListener::bind(later).await.unwrap();
         let connections = incoming(listener, scheduler, CancellationToken::new());
         server()
@@ -408,7 +408,7 @@ async fn a_flood_of_connections_does_not_keep_others_out() {
         }
     }
     drop(idle);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    sleep(Duration::from_millis(200)).await;
     assert_still_serves(&address, &authority).await;
 }
 
