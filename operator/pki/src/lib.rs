@@ -8,19 +8,23 @@
 
 mod files;
 mod lifetime;
+mod reading;
+mod stored;
 
 use std::fmt;
 
 use oxidask_diagnostic::{Code, Coded};
-use oxidask_proto::{Identity, ProtoError, Role};
+use oxidask_proto::{Identity, ProtoError};
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 
 pub use files::{AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE};
-pub use lifetime::{AUTHORITY_LIFETIME, BACKDATING, Lifetime};
+pub use lifetime::{AUTHORITY_LIFETIME, BACKDATING, LEAF_LIFETIME, Lifetime};
+pub use oxidask_proto::Role;
+pub use reading::not_after;
 
 /// What can go wrong when certificates are made or written.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +41,21 @@ pub enum PkiError {
         #[source]
         source: rcgen::Error,
     },
+    /// A kept key or certificate could not be read.
+    #[error("the {what} cannot be read")]
+    Read {
+        /// What was being read.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: rcgen::Error,
+    },
+    /// A certificate could not be read.
+    #[error("the certificate cannot be read")]
+    Unreadable,
+    /// A kept certificate is not of the kept key, or not of this cluster.
+    #[error("the authority's certificate is not of its key and of this cluster")]
+    Mismatch,
     /// A file could not be written.
     #[error("`{path}` cannot be written")]
     Write {
@@ -52,7 +71,11 @@ impl Coded for PkiError {
     fn code(&self) -> Code {
         match self {
             Self::Identity(_) => Code::IdentityRejected,
-            Self::Generate { .. } | Self::Write { .. } => Code::CertificateFiles,
+            Self::Generate { .. }
+            | Self::Read { .. }
+            | Self::Unreadable
+            | Self::Mismatch
+            | Self::Write { .. } => Code::CertificateFiles,
         }
     }
 }
@@ -74,10 +97,11 @@ impl fmt::Debug for Leaf {
     }
 }
 
-/// The authority of one cluster. Its key never leaves the process.
+/// The authority of one cluster. Its key leaves the process only as [`Authority::key_pem`].
 pub struct Authority {
     identity: Identity,
-    issuer: CertifiedIssuer<'static, KeyPair>,
+    ca_pem: String,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl fmt::Debug for Authority {
@@ -101,19 +125,19 @@ impl Authority {
             what: "certificate authority",
             source,
         };
-        let mut params = CertificateParams::default();
-        params.distinguished_name = common_name(&format!("oxidask {namespace}/{cluster}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Lifetime::from(AUTHORITY_LIFETIME).apply(&mut params);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-        let issuer = CertifiedIssuer::self_signed(params, key).map_err(failed)?;
-        Ok(Self { identity, issuer })
+        let params = authority_params(namespace, cluster);
+        let certificate = params.self_signed(&key).map_err(failed)?;
+        Ok(Self {
+            identity,
+            ca_pem: certificate.pem(),
+            issuer: Issuer::new(params, key),
+        })
     }
 
     /// The authority's own certificate: the bundle that every process of the cluster trusts.
     pub fn ca_pem(&self) -> String {
-        self.issuer.pem()
+        self.ca_pem.clone()
     }
 
     /// A certificate for a role of this cluster.
@@ -157,12 +181,25 @@ impl Authority {
     }
 }
 
+fn authority_params(namespace: &str, cluster: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name(&stored::subject(namespace, cluster));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Lifetime::from(AUTHORITY_LIFETIME).apply(&mut params);
+    params
+}
+
 fn common_name(name: &str) -> DistinguishedName {
-    const CHARACTERS_MAX: usize = 64;
     let mut distinguished_name = DistinguishedName::new();
-    let name: String = name.chars().take(CHARACTERS_MAX).collect();
-    distinguished_name.push(DnType::CommonName, name);
+    distinguished_name.push(DnType::CommonName, shortened(name));
     distinguished_name
+}
+
+/// What fits into a common name.
+fn shortened(name: &str) -> String {
+    const CHARACTERS_MAX: usize = 64;
+    name.chars().take(CHARACTERS_MAX).collect()
 }
 
 fn ascii(text: &str) -> Result<Ia5String, rcgen::Error> {

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use oxidask_pki::{Authority, Lifetime, PkiError};
+use oxidask_pki::{AUTHORITY_LIFETIME, Authority, LEAF_LIFETIME, Lifetime, PkiError, not_after};
 use oxidask_proto::Role;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -100,4 +100,102 @@ fn files_are_written_and_replaced_and_the_key_is_private() {
     let mode = |path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(dir.join("tls.key")), 0o600);
     assert_eq!(mode(dir), 0o700);
+}
+
+#[test]
+fn a_kept_authority_goes_on_issuing() {
+    let authority = Authority::new("science", "flights").unwrap();
+    let (ca, key) = (authority.ca_pem(), authority.key_pem());
+    let kept = Authority::from_pem("science", "flights", &ca, &key).unwrap();
+    assert_eq!(kept.ca_pem(), ca);
+    let leaf = kept.issue(Role::Worker, HOUR).unwrap();
+    verify(&authority, &leaf.cert_pem, KeyUsage::server_auth()).unwrap();
+
+    let other = Authority::new("science", "flights").unwrap();
+    for (cluster, ca, key) in [
+        ("flights", other.ca_pem(), key.clone()),
+        ("trains", ca.clone(), key.clone()),
+        ("flights", String::new(), key),
+    ] {
+        assert!(matches!(
+            Authority::from_pem("science", cluster, &ca, &key),
+            Err(PkiError::Mismatch)
+        ));
+    }
+    assert!(matches!(
+        Authority::from_pem("science", "flights", &ca, "no key"),
+        Err(PkiError::Read { .. })
+    ));
+}
+
+#[test]
+fn the_end_of_a_certificate_can_be_read() {
+    let authority = Authority::new("science", "flights").unwrap();
+    let leaf = authority.issue(Role::Worker, LEAF_LIFETIME).unwrap();
+    for (pem, lifetime) in [
+        (leaf.cert_pem.clone(), LEAF_LIFETIME),
+        (authority.ca_pem(), AUTHORITY_LIFETIME),
+        // After 2049 dates have four digits of the year.
+        (
+            authority
+                .issue(Role::Worker, 4 * AUTHORITY_LIFETIME)
+                .unwrap()
+                .cert_pem,
+            4 * AUTHORITY_LIFETIME,
+        ),
+    ] {
+        let wanted = SystemTime::now() + lifetime;
+        let found = not_after(&pem).unwrap();
+        let difference = wanted.duration_since(found).unwrap();
+        assert!(difference < Duration::from_mins(1), "{difference:?}");
+    }
+    for text in ["", "nonsense", &leaf.cert_pem[..200], &leaf.key_pem] {
+        assert!(matches!(not_after(text), Err(PkiError::Unreadable)));
+    }
+}
+
+#[test]
+fn a_damaged_certificate_is_unreadable_and_nothing_worse() {
+    let authority = Authority::new("science", "flights").unwrap();
+    let ca = CertificateDer::from_pem_slice(authority.ca_pem().as_bytes()).unwrap();
+    for cut in 0..120 {
+        let pem = pem(&ca[..cut]);
+        assert!(not_after(&pem).is_err(), "{cut}");
+    }
+}
+
+fn pem(der: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for chunk in der.chunks(3) {
+        let bytes = [0, 1, 2].map(|index| u32::from(chunk.get(index).copied().unwrap_or(0)));
+        let bits = bytes[0] << 16 | bytes[1] << 8 | bytes[2];
+        for index in 0..4 {
+            let digit = usize::try_from(bits >> (18 - 6 * index) & 63).unwrap();
+            let is_there = index <= chunk.len();
+            text.push(if is_there {
+                char::from(DIGITS[digit])
+            } else {
+                '='
+            });
+        }
+    }
+    text + "\n-----END CERTIFICATE-----\n"
+}
+
+#[test]
+fn keys_are_not_shown() {
+    let authority = Authority::new("science", "flights").unwrap();
+    let key = authority.key_pem();
+    let secret = key.lines().nth(1).unwrap();
+    assert!(secret.len() > 20);
+    let leaf = authority.issue(Role::Client, HOUR).unwrap();
+    let shown = format!("{authority:?} {leaf:?}");
+    assert!(
+        !shown.contains(secret) && !shown.contains("PRIVATE KEY"),
+        "{shown}"
+    );
+    let error = Authority::from_pem("science", "flights", &key, &key).unwrap_err();
+    let error = format!("{error:?} {error}");
+    assert!(!error.contains(secret), "{error}");
 }

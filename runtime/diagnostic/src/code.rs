@@ -122,6 +122,36 @@ codes! {
         "use the certificates of this cluster and of the right role";
     CallForbidden = 404, "the role of the caller does not allow this call",
         "use the certificate of a role that may do this; see the page on identities";
+    // The operator.
+    NotOperated = 501, "the operator does not operate this yet",
+        "leave the field out, or use a later version";
+    ObjectName = 502, "a name does not fit",
+        "make the object again with a shorter name of lower-case letters, digits and `-`";
+    PodTemplate = 503, "a part of a pod or Service cannot be used",
+        "give the field at the path that is named the form that Kubernetes gives it";
+    ObjectTaken = 504, "an object of the same name belongs to somebody else",
+        "delete that object if nobody needs it, or use another name";
+    PodCannotStart = 505, "a pod cannot start",
+        "look at the pod with `kubectl describe pod`; the operator goes on by itself";
+    RunnerFailed = 506, "the runner of a job failed",
+        "read its log with `kubectl logs JOB-runner`";
+    RunnerLost = 507, "the runner of a job was lost too often",
+        "look for nodes that go away or evict pods, then create the job again";
+    // The operator.
+    OperatorRefused = 520, "the API server refused a request of the operator",
+        "give the operator's service account the rights that the chart lists: upgrade the release with `rbac.create=true`";
+    CustomResourcesMissing = 521, "the custom resources are not installed",
+        "install the chart `oxidask-crds`, or run `oxidask-operator crds | kubectl apply --server-side -f -`";
+    ApiServerUnreachable = 522, "the API server cannot be reached or does not answer",
+        "check that the API server runs and that network policies let the operator's pod reach it";
+    OperatorConfiguration = 523, "the operator cannot start as it is configured",
+        "check the flags, the environment and, outside a cluster, the kubeconfig";
+    ObjectRejected = 524, "the API server rejected an object of the operator",
+        "look at the message: a quota, an admission policy or a value in the pod template of the manifest is the usual cause";
+    ObjectUnreadable = 525, "an object of ours cannot be read",
+        "correct the object at the place that the message names";
+    OperatorCertificates = 526, "the certificates of a cluster cannot be made",
+        "look at the Secret that is named; deleting it makes the operator create it again";
 }
 
 impl fmt::Display for Code {
