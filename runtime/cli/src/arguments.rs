@@ -140,6 +140,35 @@ pub(crate) struct SubmitArguments {
     pub(crate) cluster: ClusterArguments,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+    #[command(flatten)]
+    pub(crate) limits: LimitArguments,
+    /// Seconds to wait until the scheduler can be reached and takes the work
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        env = "OXIDASK_WAIT_SECONDS",
+        hide_env_values = true
+    )]
+    pub(crate) wait_seconds: u32,
+}
+
+/// How much is printed. The job runs to its end whatever is left out.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct LimitArguments {
+    /// Rows, and outputs of a graph, that are printed at most [default: all]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "OXIDASK_ROWS_MAX",
+        hide_env_values = true
+    )]
+    pub(crate) rows_max: Option<u64>,
+    /// Bytes of results that are printed at most, also as 500kB or 16MiB; a row is printed whole or
+    /// not at all [default: all]
+    #[arg(long, value_name = "SIZE", value_parser = memory_bytes,
+          env = "OXIDASK_OUTPUT_BYTES_MAX", hide_env_values = true)]
+    pub(crate) output_bytes_max: Option<u64>,
 }
 
 /// `oxidask status`.
@@ -352,6 +381,16 @@ pub(crate) struct WorkerArguments {
         hide_env_values = true
     )]
     pub(crate) scratch_dir: Option<PathBuf>,
+    /// Seconds that the worker goes without a scheduler, at its start or later, before it ends; with
+    /// 0 it ends with its scheduler
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 600,
+        env = "OXIDASK_RECONNECT_SECONDS",
+        hide_env_values = true
+    )]
+    pub(crate) reconnect_seconds: u32,
     /// Unique id of the pod
     #[arg(
         long,

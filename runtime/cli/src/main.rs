@@ -4,6 +4,7 @@
 //! crates together and decides nothing that a library could decide.
 
 mod arguments;
+mod attach;
 mod error;
 mod local;
 mod logging;

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use crate::arguments::{LoggingArguments, OutputArguments, RunArguments, SubmitArguments};
 use crate::error::CliError;
 use crate::local::{Listening, LocalCluster};
-use crate::output::Writer;
+use crate::output::{Limits, Writer};
 use crate::progress::{Progress, counted};
 use crate::session::{self, Site};
 use crate::signals::Signals;
@@ -52,15 +52,21 @@ pub(crate) fn submit(arguments: &SubmitArguments, terminal: &Terminal) -> Result
     let started = Instant::now();
     let job = work::load_job(&arguments.file)?;
     let deadline_seconds = job.active_deadline_seconds;
+    let workers = job.cluster.workers();
     let planned = work::plan(&job.cluster.name, job.work)?;
     let credentials = Credentials::from_dir(&arguments.cluster.tls_dir)
         .map_err(|error| CliError::from_file(&error))?;
-    let mut progress = Progress::new(arguments.output.progress, terminal, started, &planned.plan);
+    let mut progress = Progress::new(arguments.output.progress, terminal, started, &planned.plan)
+        .expecting(workers);
+    let limits = Limits {
+        rows_max: arguments.limits.rows_max,
+        bytes_max: arguments.limits.output_bytes_max,
+    };
     work::say_what_is_left_out(None, &planned.plan, terminal);
     let runtime = crate::service::runtime(THREADS)?;
     let result = runtime.block_on(async {
         let signals = install_signals()?;
-        let writer = Writer::start(arguments.output.output, terminal)?;
+        let writer = Writer::start(arguments.output.output, limits, terminal)?;
         progress.begin("connecting");
         let site = Site {
             cluster: None,
@@ -68,6 +74,7 @@ pub(crate) fn submit(arguments: &SubmitArguments, terminal: &Terminal) -> Result
             credentials: &credentials,
             signals: &signals,
             terminal,
+            wait: Duration::from_secs(arguments.wait_seconds.into()),
             deadline: deadline(deadline_seconds),
         };
         session::run(site, &planned, writer, &mut progress).await?;
@@ -133,7 +140,7 @@ impl Local<'_> {
         progress: &mut Progress,
         signals: &Signals,
     ) -> Result<(), CliError> {
-        let writer = Writer::start(output.output, self.terminal)?;
+        let writer = Writer::start(output.output, Limits::default(), self.terminal)?;
         let credentials = cluster.credentials()?;
         let address = cluster.address().to_owned();
         let site = Site {
@@ -142,6 +149,7 @@ impl Local<'_> {
             credentials: &credentials,
             signals,
             terminal: self.terminal,
+            wait: Duration::ZERO,
             deadline: deadline(self.job.active_deadline_seconds),
         };
         session::run(site, planned, writer, progress).await?;

@@ -9,12 +9,13 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, Stream, StreamExt};
-use oxidask_client::{Client, GraphEvent, GraphRun};
+use oxidask_client::{GraphEvent, GraphRun};
 use oxidask_comm::Credentials;
 use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_store::Payload;
 use tokio::sync::mpsc::error::TrySendError;
 
+use crate::attach;
 use crate::error::CliError;
 use crate::local::LocalCluster;
 use crate::output::{Item, Label, Sending, Writer};
@@ -55,6 +56,8 @@ pub(crate) struct Site<'a> {
     pub(crate) signals: &'a Signals,
     /// Lines for people.
     pub(crate) terminal: &'a Terminal,
+    /// How long to wait for a scheduler that takes the work.
+    pub(crate) wait: Duration,
     /// When to give up, and after how many seconds that is.
     pub(crate) deadline: Option<(tokio::time::Instant, u64)>,
 }
@@ -89,7 +92,10 @@ impl Site<'_> {
     }
 
     /// Does something that the end of the cluster or a signal may interrupt.
-    async fn guarded<T>(&mut self, doing: impl Future<Output = T>) -> Result<T, CliError> {
+    pub(crate) async fn guarded<T>(
+        &mut self,
+        doing: impl Future<Output = T>,
+    ) -> Result<T, CliError> {
         tokio::select! {
             biased;
             done = doing => Ok(done),
@@ -98,7 +104,7 @@ impl Site<'_> {
     }
 
     /// The error for a connection that is lost: that of the scheduler's process if it has ended.
-    async fn disconnected(&mut self, diagnostic: Diagnostic) -> CliError {
+    pub(crate) async fn disconnected(&mut self, diagnostic: Diagnostic) -> CliError {
         let cause = match &mut self.cluster {
             Some(cluster) => cluster.cause_of_disconnect().await,
             None => None,
@@ -114,16 +120,7 @@ pub(crate) async fn run(
     writer: Writer,
     progress: &mut Progress,
 ) -> Result<(), CliError> {
-    let client = Client::connect(site.address, site.credentials);
-    let client = match site.guarded(client).await? {
-        Ok(client) => client,
-        Err(error) => return Err(site.disconnected(error.diagnostic()).await),
-    };
-    let name = unique_name(&work.name);
-    let graph = match site.guarded(client.submit(&name, &work.plan)).await? {
-        Ok(graph) => graph,
-        Err(error) => return Err(site.disconnected(error.diagnostic()).await),
-    };
+    let graph = attach::attach(&mut site, work).await?;
     let mut session = Session::new(graph, work, writer.sending());
     let mut result = session.drive(&mut site, progress).await;
     let is_jobs_own = result.is_ok() || session.failure.is_some();
@@ -152,13 +149,6 @@ pub(crate) async fn run(
         let _ = tokio::time::timeout(CLOSE_TIME, graph.close()).await;
     }
     result
-}
-
-/// Graphs of two runs on one cluster must not meet.
-fn unique_name(name: &str) -> String {
-    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let nanos = nanos.map_or(0, |elapsed| elapsed.as_nanos());
-    format!("{name}-{}-{nanos:x}", std::process::id())
 }
 
 struct Session<'a> {

@@ -111,29 +111,32 @@ fn processes_die_with_a_parent_that_is_killed_and_the_next_run_cleans_up() {
     workspace.assert_clean(TIDY);
 }
 
+/// A pod that is deleted gets SIGTERM, one that needs too much memory SIGKILL.
 #[test]
-fn a_killed_worker_changes_no_result() {
-    let workspace = Workspace::new();
-    workspace.graph_job(2, &sleeps(40, 0.05));
-    let run = workspace.start(&["run", "job.yaml"]);
-    let worker = workspace.service("default-1");
-    sleep(Duration::from_millis(600));
-    signal(worker, Signal::KILL);
-    let run = run.finish().expect(0);
-    assert_eq!(run.stdout, "{\"key\":\"total\",\"value\":780}\n");
-    let lines: Vec<&str> = run
-        .stderr
-        .lines()
-        .filter(|line| line.contains("died"))
-        .collect();
-    assert_eq!(lines.len(), 1, "{}", run.stderr);
-    assert!(
-        lines[0].contains("`default-1`") && lines[0].contains("SIGKILL"),
-        "{}",
-        lines[0]
-    );
-    assert!(!run.stderr.contains("error"), "{}", run.stderr);
-    workspace.assert_clean(TIDY);
+fn a_worker_that_ends_changes_no_result() {
+    for (kind, how) in [(Signal::KILL, "SIGKILL"), (Signal::TERM, "exit status 0")] {
+        let workspace = Workspace::new();
+        workspace.graph_job(2, &sleeps(40, 0.05));
+        let run = workspace.start(&["run", "job.yaml"]);
+        let worker = workspace.service("default-1");
+        sleep(Duration::from_millis(600));
+        signal(worker, kind);
+        let run = run.finish().expect(0);
+        assert_eq!(run.stdout, "{\"key\":\"total\",\"value\":780}\n");
+        let lines: Vec<&str> = run
+            .stderr
+            .lines()
+            .filter(|line| line.contains("died"))
+            .collect();
+        assert_eq!(lines.len(), 1, "{}", run.stderr);
+        assert!(
+            lines[0].contains("`default-1`") && lines[0].contains(how),
+            "{}",
+            lines[0]
+        );
+        assert!(!run.stderr.contains("error"), "{}", run.stderr);
+        workspace.assert_clean(TIDY);
+    }
 }
 
 #[test]

@@ -39,6 +39,19 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Whether the same call may succeed later: the scheduler is not there yet, or just going.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } => source.may_pass(),
+            Self::Unanswered { .. } => true,
+            Self::Refused(diagnostic) => matches!(
+                diagnostic.code,
+                Code::SchedulerUnreachable | Code::SchedulerEnded
+            ),
+            Self::Protocol { .. } => false,
+        }
+    }
+
     /// What a user reads: for a refusal the scheduler's own words.
     pub fn diagnostic(&self) -> Diagnostic {
         match self {

@@ -22,7 +22,7 @@ use oxidask_pki::Authority;
 use oxidask_proto::Role;
 use oxidask_scheduler::{SchedulerConfig, SchedulerError};
 use oxidask_store::{Payload, PayloadKind};
-use oxidask_worker::{WorkerConfig, WorkerError};
+use oxidask_worker::{Listeners, WorkerConfig, WorkerError};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -93,16 +93,19 @@ impl Cluster {
             slots: 1,
             resources,
             memory_bytes: 4 << 30,
-            data_listener,
-            http_listener: None,
             advertise_address,
+            reconnect_time: Duration::ZERO,
             base_dir: self.scratch.path().to_owned(),
             scratch_dir: self.scratch.path().join(&name),
             credentials: credentials(&self.authority, Role::Worker),
             executors: vec![Arc::new(Builtin::new())],
             name,
         };
-        let serving = tokio::spawn(oxidask_worker::serve(config, stop.clone()));
+        let listeners = Listeners {
+            data: data_listener,
+            http: None,
+        };
+        let serving = tokio::spawn(oxidask_worker::serve(config, listeners, stop.clone()));
         self.workers.push(Worker { stop, serving });
     }
 

@@ -197,6 +197,21 @@ pub enum CommError {
 }
 
 impl CommError {
+    /// Whether the same try may succeed later, although nobody changes anything: the peer is not
+    /// there yet, or is just going.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Lookup { .. }
+                | Self::Connect { .. }
+                | Self::Timeout { .. }
+                | Self::Handshake { .. }
+                | Self::Channel { .. }
+                | Self::Transfer { .. }
+                | Self::Stalled { .. }
+        )
+    }
+
     /// A short name for labels of metrics and fields of logs.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -74,6 +74,15 @@ pub fn json_array(table: &Payload, to: &mut dyn Write) -> Result<u64, RenderErro
     Ok(rows)
 }
 
+/// The number of rows. Nothing is written.
+pub fn row_count(table: &Payload) -> Result<u64, RenderError> {
+    let mut rows = 0;
+    for batch in BatchDecoder::new(table)? {
+        rows += batch?.num_rows() as u64;
+    }
+    Ok(rows)
+}
+
 /// Writes aligned columns for a terminal. Gives the number of rows of the table.
 pub fn text(table: &Payload, form: TextForm, to: &mut dyn Write) -> Result<u64, RenderError> {
     text::write(table, form, to)

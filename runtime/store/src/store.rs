@@ -88,6 +88,16 @@ impl Store {
         drop(removed);
     }
 
+    /// Forgets everything.
+    pub fn clear(&self) {
+        let mut ledger = self.lock();
+        let empty = Ledger::new(ledger.limit_bytes());
+        let forgotten = std::mem::replace(&mut *ledger, empty);
+        // The bytes go after the lock.
+        drop(ledger);
+        drop(forgotten);
+    }
+
     /// How much is held.
     pub fn held(&self) -> Held {
         self.lock().held()
@@ -157,6 +167,25 @@ mod tests {
         store.remove_graph(1);
         assert_eq!(store.get_all(&keys), Err(keys[0]));
         assert_eq!(store.get_all(&[]), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_store_that_is_cleared_has_all_its_room_again() {
+        let store = Store::new(100);
+        for task in 0..4 {
+            store
+                .insert_result(ResultKey::new(1, task), payload(25))
+                .unwrap();
+        }
+        store.clear();
+        assert_eq!(store.held(), Held::default());
+        assert_eq!(store.get(ResultKey::new(1, 0)), None);
+        assert_eq!(store.limit_bytes(), 100);
+        assert!(
+            store
+                .insert_result(ResultKey::new(1, 0), payload(100))
+                .is_ok()
+        );
     }
 
     #[test]

@@ -3,10 +3,20 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oxidask_comm::Credentials;
 use oxidask_exec::Executor;
 use tokio::net::TcpListener;
+
+/// Where a worker listens, from its start to its end.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Where peers and the scheduler read results.
+    pub data: TcpListener,
+    /// Where health and metrics are read, if at all.
+    pub http: Option<TcpListener>,
+}
 
 /// Everything that a worker needs to know.
 pub struct WorkerConfig {
@@ -26,12 +36,12 @@ pub struct WorkerConfig {
     pub resources: Vec<(String, u64)>,
     /// Bytes of results that it may hold.
     pub memory_bytes: u64,
-    /// Where peers and the scheduler read results.
-    pub data_listener: TcpListener,
-    /// Where health and metrics are read, if at all.
-    pub http_listener: Option<TcpListener>,
-    /// The data listener as others reach it: `host:port`.
+    /// The data listener as others reach it: `host:port`. An unspecified host (`0.0.0.0`) stands for
+    /// the address that faces the scheduler.
     pub advertise_address: String,
+    /// How long the worker goes without a scheduler before it ends. With none it ends together with
+    /// the first one, and tries only once to reach it.
+    pub reconnect_time: Duration,
     /// Relative locations of tasks start here.
     pub base_dir: PathBuf,
     /// For temporary files of tasks; made if it is not there.
@@ -51,6 +61,7 @@ impl fmt::Debug for WorkerConfig {
             .field("slots", &self.slots)
             .field("memory_bytes", &self.memory_bytes)
             .field("advertise_address", &self.advertise_address)
+            .field("reconnect_time", &self.reconnect_time)
             .finish_non_exhaustive()
     }
 }

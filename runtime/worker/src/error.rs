@@ -81,6 +81,17 @@ pub enum WorkerError {
         #[source]
         source: Option<Reported>,
     },
+    /// No scheduler took this worker for too long.
+    #[error("worker `{name}` has had no scheduler for `{seconds}` s")]
+    NoScheduler {
+        /// The worker's name.
+        name: String,
+        /// How long it tried.
+        seconds: u64,
+        /// What the last try met.
+        #[source]
+        source: Box<WorkerError>,
+    },
     /// Results can no longer be read by others.
     #[error("the worker's data server ended")]
     DataServer(#[source] Box<CommError>),
@@ -92,7 +103,41 @@ pub enum WorkerError {
     },
 }
 
+/// What may come of another try to work for a scheduler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Prospect {
+    /// It may be there later.
+    Passing,
+    /// It may take this worker once it has noticed that an older one is gone.
+    NameTaken,
+    /// The same again.
+    Final,
+}
+
 impl WorkerError {
+    /// What another try may bring.
+    pub(crate) fn prospect(&self) -> Prospect {
+        match self {
+            Self::Connect { source, .. } if source.may_pass() => Prospect::Passing,
+            Self::NoAnswer { .. } | Self::SchedulerGone { source: None } => Prospect::Passing,
+            Self::Refused { source, .. } => match source.0.code {
+                Code::SchedulerUnreachable | Code::SchedulerEnded => Prospect::Passing,
+                Code::WorkerRefused => Prospect::NameTaken,
+                _ => Prospect::Final,
+            },
+            // Whoever was taken once is taken again, unless the two do not understand each other.
+            Self::SchedulerGone {
+                source: Some(source),
+            } => match source.0.code {
+                Code::ProtocolMismatch | Code::CallForbidden | Code::IdentityRejected => {
+                    Prospect::Final
+                }
+                _ => Prospect::Passing,
+            },
+            _ => Prospect::Final,
+        }
+    }
+
     /// A label for metrics.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -103,6 +148,7 @@ impl WorkerError {
             Self::Message(_) => "message",
             Self::Order { .. } => "order",
             Self::SchedulerGone { .. } => "scheduler_gone",
+            Self::NoScheduler { .. } => "no_scheduler",
             Self::DataServer(_) => "data_server",
             Self::PartEnded { .. } => "part_ended",
         }
@@ -117,6 +163,7 @@ impl Coded for WorkerError {
             Self::NoAnswer { .. } => Code::SchedulerUnreachable,
             Self::Refused { source, .. } => source.0.code,
             Self::Message(source) => source.code(),
+            Self::NoScheduler { source, .. } => source.code(),
             Self::Order { .. } => Code::ProtocolMismatch,
             Self::SchedulerGone { .. } | Self::PartEnded { .. } => Code::SchedulerEnded,
         }
@@ -127,6 +174,7 @@ impl Coded for WorkerError {
             Self::Connect { source, .. } | Self::DataServer(source) => source.hint(),
             Self::Refused { source, .. } => source.0.hint(),
             Self::Message(source) => source.hint(),
+            Self::NoScheduler { source, .. } => source.hint(),
             _ => Cow::Borrowed(self.code().hint()),
         }
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oxidask_core::{Attempt, TaskReport, WorkerId};
-use oxidask_diagnostic::{Coded, Diagnostic};
+use oxidask_diagnostic::Diagnostic;
 use oxidask_exec::TaskError;
 use oxidask_proto::{fault, wire};
 use oxidask_store::{IdMap, ResultKey, Store, StoreError};
@@ -112,10 +112,6 @@ impl EventLoop {
     /// Works until `stop`, or until the stream to the scheduler ends.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), WorkerError> {
         let outcome = self.work(&stop).await;
-        if let Err(error) = &outcome {
-            let causes = Diagnostic::from_error(error).causes.join(": ");
-            tracing::error!(code = %error.code(), %causes, "{error}");
-        }
         self.runner.end().await;
         outcome
     }

@@ -18,13 +18,23 @@ use crate::metrics::Metrics;
 
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the paths show.
+/// What the paths show: the parts of a worker that outlive its sessions.
 #[derive(Debug)]
 pub(crate) struct Shown {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) store: Arc<Store>,
-    /// Whether the scheduler has accepted this worker.
+    /// Whether a scheduler has accepted this worker and is still there.
     pub(crate) is_registered: AtomicBool,
+}
+
+impl Shown {
+    pub(crate) fn new(memory_bytes: u64) -> Self {
+        Self {
+            metrics: Arc::new(Metrics::new()),
+            store: Arc::new(Store::new(memory_bytes)),
+            is_registered: AtomicBool::new(false),
+        }
+    }
 }
 
 /// Serves until it is dropped.

@@ -5,7 +5,8 @@
 //! nothing about placement and never opens a payload.
 //!
 //! Invariants: one loop owns the machine; a panic of a task fails that task only; every queue is
-//! bounded; when the stream to the scheduler ends the worker says why and ends, within a second.
+//! bounded; when the stream to the scheduler ends, everything that is held goes, and the worker
+//! registers again or, if it was told so, says why and ends within a second.
 
 mod config;
 mod error;
@@ -18,9 +19,11 @@ mod orders;
 mod outbox;
 mod programs;
 mod registration;
+mod retry;
 mod run;
 mod serve;
+mod sessions;
 
-pub use config::WorkerConfig;
+pub use config::{Listeners, WorkerConfig};
 pub use error::{Reported, WorkerError};
 pub use serve::serve;

@@ -51,6 +51,12 @@ impl Metrics {
         }
     }
 
+    /// The worker has no scheduler.
+    pub(crate) fn nothing_runs(&self) {
+        self.tasks_running.set(0);
+        self.tasks_queued.set(0);
+    }
+
     /// The text that Prometheus reads.
     pub(crate) fn text(&self, store: &Store) -> Result<String, fmt::Error> {
         self.held_bytes.set(signed(store.held().bytes()));

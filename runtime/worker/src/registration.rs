@@ -1,11 +1,14 @@
 //! The first exchange with the scheduler.
 
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use oxidask_comm::connect;
+use oxidask_comm::{CommError, connect};
 use oxidask_core::WorkerId;
 use oxidask_proto::wire::scheduler_client::SchedulerClient;
 use oxidask_proto::{MESSAGE_BYTES_MAX, Role, fault, hello, ids, wire};
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,23 +33,25 @@ pub(crate) struct Session {
 
 /// Connects and introduces this worker.
 pub(crate) async fn register(config: &WorkerConfig) -> Result<Session, WorkerError> {
-    let channel = connect(
-        &config.scheduler_address,
-        &config.credentials,
-        Role::Scheduler,
-    )
-    .await
-    .map_err(|source| WorkerError::Connect {
+    let address = &config.scheduler_address;
+    let unreachable = |source| WorkerError::Connect {
         name: config.name.clone(),
-        address: config.scheduler_address.clone(),
+        address: address.clone(),
         source: Box::new(source),
+    };
+    let channel = connect(address, &config.credentials, Role::Scheduler)
+        .await
+        .map_err(unreachable)?;
+    let data_address = data_address(config).await.map_err(|source| {
+        let address = address.clone();
+        unreachable(CommError::Lookup { address, source })
     })?;
     let mut client = SchedulerClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (messages, outgoing) = mpsc::channel(MESSAGES_WAITING_MAX);
     let introduction = wire::WorkerBatch {
-        hello: Some(introduction(config)),
+        hello: Some(introduction(config, data_address)),
         ..wire::WorkerBatch::default()
     };
     if messages.send(introduction).await.is_err() {
@@ -94,7 +99,25 @@ pub(crate) async fn register(config: &WorkerConfig) -> Result<Session, WorkerErr
     })
 }
 
-fn introduction(config: &WorkerConfig) -> wire::WorkerHello {
+/// Where peers reach this worker. The scheduler's name has just been found, which at the start of
+/// the worker it need not be.
+async fn data_address(config: &WorkerConfig) -> io::Result<String> {
+    match config.advertise_address.parse::<SocketAddr>() {
+        Ok(bound) if bound.ip().is_unspecified() => facing(bound, &config.scheduler_address).await,
+        _ => Ok(config.advertise_address.clone()),
+    }
+}
+
+/// The own address on the way to the scheduler. Connecting a UDP socket sends nothing.
+async fn facing(bound: SocketAddr, scheduler: &str) -> io::Result<String> {
+    let host_and_port = scheduler.strip_prefix("oxidask://").unwrap_or(scheduler);
+    let socket = UdpSocket::bind(SocketAddr::new(bound.ip(), 0)).await?;
+    socket.connect(host_and_port.trim_end_matches('/')).await?;
+    let facing = socket.local_addr()?;
+    Ok(SocketAddr::new(facing.ip(), bound.port()).to_string())
+}
+
+fn introduction(config: &WorkerConfig, data_address: String) -> wire::WorkerHello {
     wire::WorkerHello {
         hello: Some(hello::hello()),
         name: config.name.clone(),
@@ -104,7 +127,7 @@ fn introduction(config: &WorkerConfig) -> wire::WorkerHello {
         slots: config.slots.max(1),
         resources: ids::amounts_to_wire(config.resources.clone()),
         memory_bytes: config.memory_bytes,
-        data_address: config.advertise_address.clone(),
+        data_address,
         process_id: std::process::id(),
         held: Vec::new(),
     }

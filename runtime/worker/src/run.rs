@@ -38,6 +38,8 @@ pub(crate) struct Ended {
 pub(crate) struct Runner {
     pub(crate) programs: Programs,
     store: Arc<Store>,
+    /// Numbers of graphs start anew with each scheduler, so their folders differ by this.
+    session: u32,
     /// What all runs have in common; the rest is filled in for each.
     context: TaskContext,
     beside: JoinSet<Ended>,
@@ -50,6 +52,7 @@ impl Runner {
         store: Arc<Store>,
         base_dir: PathBuf,
         scratch_dir: PathBuf,
+        session: u32,
     ) -> Self {
         let context = TaskContext {
             key: "".into(),
@@ -63,6 +66,7 @@ impl Runner {
         Self {
             programs: Programs::new(executors),
             store,
+            session,
             context,
             beside: JoinSet::new(),
             cancellations: IdMap::default(),
@@ -83,7 +87,8 @@ impl Runner {
                 match at_once {
                     Ok(None) => {
                         let name = format!(
-                            "{}-{}-{}-{}",
+                            "{}-{}-{}-{}-{}",
+                            self.session,
                             run.task.graph(),
                             run.task.task(),
                             run.attempt.epoch,

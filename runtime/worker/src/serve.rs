@@ -1,41 +1,44 @@
 //! Puts the parts of a worker together and takes them apart again.
+//!
+//! Owns what outlives a scheduler: the folder, the data server and the open HTTP paths. What hangs
+//! on the stream to the scheduler is the business of [`Sessions`].
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use oxidask_comm::serve_bulk;
-use oxidask_store::Store;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::WorkerConfig;
+use crate::config::{Listeners, WorkerConfig};
 use crate::error::WorkerError;
 use crate::event_loop::EventLoop;
-use crate::fetch::{Fetcher, StoreSource};
+use crate::fetch::StoreSource;
 use crate::http::{self, Shown};
-use crate::metrics::Metrics;
-use crate::registration::register;
-use crate::run::Runner;
+use crate::sessions::Sessions;
 
 /// How long the servers get to end.
 const PARTS_END_MILLIS_MAX: u64 = 200;
 
-/// Serves one scheduler until `shutdown` (then all is well) or until the worker cannot go on.
+/// Serves one scheduler after the other until `shutdown` (then all is well) or until the worker
+/// cannot go on.
 ///
 /// Either way runs are cancelled, and nothing is left behind within a second. The future is boxed
 /// so that its code is made once, here, and not anew in each program.
 pub fn serve(
     config: WorkerConfig,
+    listeners: Listeners,
     shutdown: CancellationToken,
 ) -> BoxFuture<'static, Result<(), WorkerError>> {
-    Box::pin(serve_all(config, shutdown))
+    Box::pin(serve_all(config, listeners, shutdown))
 }
 
 async fn serve_all(
-    mut config: WorkerConfig,
+    config: WorkerConfig,
+    listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<(), WorkerError> {
     std::fs::create_dir_all(&config.scratch_dir).map_err(|source| WorkerError::ScratchDir {
@@ -43,60 +46,79 @@ async fn serve_all(
         source,
     })?;
     let stop = shutdown.child_token();
-    let store = Arc::new(Store::new(config.memory_bytes));
-    let metrics = Arc::new(Metrics::new());
-    let shown = Arc::new(Shown {
-        metrics: Arc::clone(&metrics),
-        store: Arc::clone(&store),
-        is_registered: AtomicBool::new(false),
-    });
-    let mut http_server = JoinSet::new();
-    if let Some(listener) = config.http_listener.take() {
-        http_server.spawn(http::serve(listener, Arc::clone(&shown)));
-    }
-    let executors = std::mem::take(&mut config.executors);
-    let (base_dir, scratch_dir) = (config.base_dir.clone(), config.scratch_dir.clone());
-    let runner = Runner::new(executors, Arc::clone(&store), base_dir, scratch_dir);
-    let fetcher = Fetcher::new(config.credentials.clone());
+    let shown = Arc::new(Shown::new(config.memory_bytes));
+    let mut servers = start_servers(listeners, &config, &shown, &stop);
+    let mut sessions = pin!(Sessions::new(config, shown, stop.clone()).run());
 
-    let session = tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
-        session = register(&config) => session?,
+    let mut outcome = None;
+    let failure = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        failure = first_failure(&mut servers) => Some(failure),
+        ended = &mut sessions => {
+            outcome = Some(ended);
+            None
+        }
     };
-    let mut parts = JoinSet::new();
-    let source = Arc::new(StoreSource(Arc::clone(&store)));
-    let (listener, credentials) = (config.data_listener, config.credentials.clone());
-    let data_stop = stop.clone();
-    parts.spawn(async move {
-        let served = serve_bulk(listener, credentials, source, data_stop).await;
-        served.map_err(|source| WorkerError::DataServer(Box::new(source)))
-    });
-    let event_loop = EventLoop::new(session, config.slots, runner, fetcher, store, metrics);
-    parts.spawn(event_loop.run(stop.clone()));
-    shown.is_registered.store(true, Ordering::Relaxed);
-
-    let first = parts.join_next().await;
-    shown.is_registered.store(false, Ordering::Relaxed);
-    let is_asked = shutdown.is_cancelled();
     stop.cancel();
     let all = async {
-        http_server.shutdown().await;
-        while parts.join_next().await.is_some() {}
+        servers.shutdown().await;
+        match outcome {
+            Some(outcome) => outcome,
+            None => sessions.await,
+        }
     };
     // The loop itself bounds how long it waits for runs.
     let patience = Duration::from_millis(PARTS_END_MILLIS_MAX) + EventLoop::END_MAX;
-    if timeout(patience, all).await.is_err() {
+    let ended = timeout(patience, all).await.unwrap_or_else(|_| {
         tracing::warn!("some parts of the worker did not end in time");
-    }
-    match first {
-        Some(Ok(Ok(()))) | None if is_asked => Ok(()),
-        Some(Ok(Err(error))) => Err(error),
-        Some(Ok(Ok(()))) | None => Err(WorkerError::PartEnded {
-            part: "data server",
-        }),
-        Some(Err(error)) => {
-            tracing::error!(%error, "a part of the worker panicked");
-            Err(WorkerError::PartEnded { part: "loop" })
+        Ok(())
+    });
+    failure.map_or(ended, Err)
+}
+
+/// Results for others, and the open paths. They end only when they are aborted, or fail.
+fn start_servers(
+    listeners: Listeners,
+    config: &WorkerConfig,
+    shown: &Arc<Shown>,
+    stop: &CancellationToken,
+) -> JoinSet<WorkerError> {
+    let mut servers = JoinSet::new();
+    let source = Arc::new(StoreSource(Arc::clone(&shown.store)));
+    let data = serve_bulk(
+        listeners.data,
+        config.credentials.clone(),
+        source,
+        stop.clone(),
+    );
+    servers.spawn(async move {
+        match data.await {
+            Ok(()) => WorkerError::PartEnded {
+                part: "data server",
+            },
+            Err(source) => WorkerError::DataServer(Box::new(source)),
         }
+    });
+    if let Some(listener) = listeners.http {
+        let shown = Arc::clone(shown);
+        servers.spawn(async move {
+            if let Err(error) = http::serve(listener, shown).await {
+                tracing::error!(%error, "the HTTP port failed");
+            }
+            WorkerError::PartEnded { part: "HTTP port" }
+        });
+    }
+    servers
+}
+
+async fn first_failure(servers: &mut JoinSet<WorkerError>) -> WorkerError {
+    match servers.join_next().await {
+        Some(Ok(error)) => error,
+        Some(Err(error)) => {
+            tracing::error!(%error, "a server of the worker panicked");
+            WorkerError::PartEnded { part: "server" }
+        }
+        None => WorkerError::PartEnded { part: "servers" },
     }
 }

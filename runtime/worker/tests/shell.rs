@@ -370,6 +370,75 @@ async fn ends_at_once_when_the_scheduler_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registers_again_and_has_dropped_everything() {
+    let mut cluster = Cluster::start().await;
+    let worker = cluster.spawn_patient(1, GIBIBYTE, PATIENCE).await;
+    let mut joined = cluster.next_joined().await;
+    joined.welcome(4).await;
+    let litter = Body::new("litter");
+    joined
+        .order([order(assign(1, &buffer(100))), order(assign(2, &litter))])
+        .await;
+    joined.finished(1).await;
+    joined
+        .until("the start", |joined| joined.has_started(2))
+        .await;
+    assert_eq!(cluster.read(&worker, 1).await.unwrap().len(), 100);
+    joined.hang_up();
+
+    let mut again = cluster.next_joined().await;
+    let not_ready = http(worker.http, "/readyz").await;
+    assert!(not_ready.starts_with("HTTP/1.1 503"), "{not_ready}");
+    assert_eq!(again.hello.name, joined.hello.name);
+    assert_eq!(again.hello.data_address, joined.hello.data_address);
+    assert_eq!(again.hello.process_id, joined.hello.process_id);
+    assert_eq!(cluster.read(&worker, 1).await, None);
+    let figures = http(worker.http, "/metrics").await;
+    assert!(figures.contains("held_bytes 0"), "{figures}");
+    assert!(figures.contains("tasks_running 0"), "{figures}");
+
+    // The new scheduler counts graphs and tasks from the start.
+    again.welcome(1).await;
+    again.order([order(assign(1, &buffer(7)))]).await;
+    assert_eq!(again.finished(1).await, 7);
+    assert_eq!(cluster.read(&worker, 1).await.unwrap().len(), 7);
+    let ready = http(worker.http, "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+    worker.stop.cancel();
+    worker.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_is_taken_is_asked_for_again_and_other_refusals_are_final() {
+    let mut cluster = Cluster::start().await;
+    let worker = cluster.spawn_patient(1, GIBIBYTE, PATIENCE).await;
+    let refuse = |code| wire::WorkBatch {
+        refused: Some(wire::Fault::from(Diagnostic::new(code, "not you"))),
+        ..Default::default()
+    };
+    for _ in 0..2 {
+        let joined = cluster.next_joined().await;
+        joined.send(refuse(Code::WorkerRefused)).await;
+    }
+    let joined = cluster.next_joined().await;
+    joined.send(refuse(Code::ProtocolMismatch)).await;
+    assert_eq!(
+        worker.end().await.unwrap_err().code(),
+        Code::ProtocolMismatch
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unspecified_host_is_told_as_the_one_that_faces_the_scheduler() {
+    let mut cluster = Cluster::start().await;
+    let worker = cluster.spawn_facing("0.0.0.0:8789").await;
+    let joined = cluster.next_joined().await;
+    assert_eq!(joined.hello.data_address, "127.0.0.1:8789");
+    worker.stop.cancel();
+    worker.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_is_quick_and_tidy() {
     let mut cluster = Cluster::start().await;
     let (worker, mut joined) = cluster.join(0, 2, GIBIBYTE).await;

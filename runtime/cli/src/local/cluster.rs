@@ -356,6 +356,8 @@ impl LocalCluster {
         add("threads", group.slots.to_string());
         add("memory", memory_bytes.to_string());
         add("base-dir", base_dir.display().to_string());
+        // Whoever started the worker knows best when to start another.
+        add("reconnect-seconds", "0".to_owned());
         if !resources.is_empty() {
             add("resources", resources.join(","));
         }

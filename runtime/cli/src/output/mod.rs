@@ -3,11 +3,13 @@
 //! Owns the form of every line of data and the one writer that puts them there. Knows no task and
 //! no cluster: it is given results one after the other, in the order in which they are printed.
 
+mod limit;
 mod render;
 mod writer;
 
 use std::io::IsTerminal;
 
+pub(crate) use limit::Limits;
 pub(crate) use writer::{Item, Sending, Writer, failure};
 
 use crate::arguments::OutputForm;

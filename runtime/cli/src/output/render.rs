@@ -7,7 +7,11 @@ use oxidask_store::{Payload, PayloadKind};
 use sha2::{Digest, Sha256};
 
 use super::{Item, Label};
+use crate::arguments::OutputForm;
 use crate::progress::bytes as size;
+
+/// Lines before the rows of a table for people.
+const NAMES_AND_RULE: u32 = 2;
 
 /// Why a result cannot be printed.
 #[derive(Debug)]
@@ -102,6 +106,25 @@ pub(crate) fn table(item: &Item, is_first: bool, out: &mut impl Write) -> Result
         }
     }
     Ok(())
+}
+
+/// Lines that stand before the first row of what [`table`] writes.
+pub(crate) fn heading_lines(item: &Item, is_first: bool) -> u32 {
+    if item.payload.kind != PayloadKind::Table {
+        return 0;
+    }
+    let is_named = matches!(item.label, Label::Key(_));
+    NAMES_AND_RULE + u32::from(!is_first) + u32::from(is_named)
+}
+
+/// Rows of a result as they are printed: those of a table, else one.
+pub(crate) fn rows(item: &Item, form: OutputForm) -> Result<u64, RenderError> {
+    let has_rows = item.label == Label::Rows || form == OutputForm::Table;
+    if has_rows && item.payload.kind == PayloadKind::Table {
+        Ok(render::row_count(&item.payload)?)
+    } else {
+        Ok(1)
+    }
 }
 
 fn json_text(text: &str, out: &mut impl Write) -> io::Result<()> {

@@ -9,6 +9,7 @@ use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_store::Payload;
 use tokio::sync::{mpsc, oneshot};
 
+use super::limit::{Limited, Limits};
 use super::render::{self, RenderError};
 use super::{Label, form};
 use crate::arguments::OutputForm;
@@ -42,7 +43,11 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Starts the thread.
-    pub(crate) fn start(asked: Option<OutputForm>, terminal: &Terminal) -> Result<Self, CliError> {
+    pub(crate) fn start(
+        asked: Option<OutputForm>,
+        limits: Limits,
+        terminal: &Terminal,
+    ) -> Result<Self, CliError> {
         let (sending, queue) = mpsc::channel(QUEUE);
         let (sender, end) = oneshot::channel();
         let form = form(asked);
@@ -50,7 +55,7 @@ impl Writer {
         std::thread::Builder::new()
             .name("output".to_owned())
             .spawn(move || {
-                let result = write_all(queue, form, &terminal);
+                let result = write_all(queue, form, limits, &terminal);
                 // Nobody waits for it when the run ends early.
                 let _ = sender.send(result);
             })
@@ -79,12 +84,14 @@ impl Writer {
 fn write_all(
     mut queue: mpsc::Receiver<Item>,
     form: OutputForm,
+    limits: Limits,
     terminal: &Terminal,
 ) -> Result<(), CliError> {
-    let mut output = Output {
+    let output = Output {
         buffer: Vec::with_capacity(BUFFER_BYTES),
         terminal: io::stdout().is_terminal().then(|| terminal.clone()),
     };
+    let mut output = Limited::new(output, limits);
     let mut is_first = true;
     loop {
         let mut next = queue.try_recv().ok();
@@ -93,21 +100,40 @@ fn write_all(
             output.flush().map_err(|error| failure(&error))?;
             next = queue.blocking_recv();
         }
-        let Some(item) = next else { return Ok(()) };
+        let Some(item) = next else { break };
         if let Label::Written(what) = &item.label {
             let rows = serde_json::from_slice(&item.payload.parts.concat()).unwrap_or(0);
             terminal.notice(&format!("{what} wrote {}", counted(rows, "row")));
             continue;
         }
-        let rendered = match form {
-            OutputForm::Json => render::json(&item, &mut output),
-            OutputForm::Table => render::table(&item, is_first, &mut output),
-        };
-        is_first = false;
-        rendered.map_err(|error| match error {
+        write(&item, form, is_first, &mut output).map_err(|error| match error {
             RenderError::Write(error) => failure(&error),
             RenderError::Table(error) => CliError::from_failure(&error),
         })?;
+        is_first = false;
+    }
+    if let Some(line) = output.left_out_line() {
+        terminal.notice(&line);
+    }
+    Ok(())
+}
+
+fn write(
+    item: &Item,
+    form: OutputForm,
+    is_first: bool,
+    output: &mut Limited<Output>,
+) -> Result<(), RenderError> {
+    if output.is_full() {
+        output.leave_out(render::rows(item, form)?);
+        return Ok(());
+    }
+    match form {
+        OutputForm::Json => render::json(item, output),
+        OutputForm::Table => {
+            output.expect_heading(render::heading_lines(item, is_first));
+            render::table(item, is_first, output)
+        }
     }
 }
 

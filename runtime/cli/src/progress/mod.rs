@@ -64,6 +64,14 @@ impl Progress {
         }
     }
 
+    /// Tells how many workers the cluster is to have.
+    pub(crate) fn expecting(mut self, workers: u64) -> Self {
+        if let Form::Plain(plain) = &mut self.form {
+            plain.expect(workers);
+        }
+        self
+    }
+
     /// What happens before the first report.
     pub(crate) fn begin(&mut self, text: &str) {
         if let Form::Bars(bars) = &mut self.form {

@@ -16,6 +16,8 @@ const GROUPS_NAMED: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Plain {
     tasks: u64,
+    /// Workers that the cluster is to have, as far as that is known.
+    workers_expected: u64,
     said_at: Instant,
     said: (u64, u64, u32, u64),
 }
@@ -25,9 +27,15 @@ impl Plain {
     pub(crate) fn new(started: Instant, tasks: u64) -> Self {
         Self {
             tasks,
+            workers_expected: 0,
             said_at: started,
             said: (0, 0, 0, 0),
         }
+    }
+
+    /// How many workers the cluster is to have.
+    pub(crate) fn expect(&mut self, workers: u64) {
+        self.workers_expected = workers;
     }
 
     /// The line that is due, if any.
@@ -44,6 +52,16 @@ impl Plain {
         }
         self.said_at = now;
         self.said = state;
+        if workers == 0 {
+            let expected = match self.workers_expected {
+                0 => String::new(),
+                workers => format!(": 0 of {}", count(workers)),
+            };
+            let (done, tasks) = (count(done), counted(total, "task"));
+            return Some(format!(
+                "waiting for workers{expected}; {done} of {tasks} done"
+            ));
+        }
         let mut line = format!("{} of {} done", count(done), counted(total, "task"));
         let busy = progress.groups.iter().filter(|group| group.running > 0);
         let named: Vec<String> = busy
@@ -105,5 +123,23 @@ mod tests {
         assert_eq!(plain.line(&report(20), start + PERIOD), None);
         assert_eq!(plain.line(&report(10), start + 3 * PERIOD), None);
         assert!(plain.line(&report(11), start + 3 * PERIOD).is_some());
+    }
+
+    #[test]
+    fn a_cluster_without_workers_is_waited_for() {
+        let start = Instant::now();
+        let mut plain = Plain::new(start, 24);
+        let lonely = wire::Progress {
+            cluster: Some(wire::ClusterProgress::default()),
+            ..Default::default()
+        };
+        plain.expect(2);
+        assert_eq!(
+            plain.line(&lonely, start + PERIOD).unwrap(),
+            "waiting for workers: 0 of 2; 0 of 24 tasks done"
+        );
+        assert_eq!(plain.line(&lonely, start + 2 * PERIOD), None);
+        let line = plain.line(&report(1), start + 2 * PERIOD).unwrap();
+        assert!(line.contains("2 workers"), "{line}");
     }
 }

@@ -26,8 +26,28 @@ use crate::arguments::ServiceArguments;
 use crate::error::CliError;
 use crate::signals::Signals;
 
+/// Threads for connections. The scheduler's one writer has a thread of its own, and tasks that
+/// compute run on blocking threads.
+const THREADS: usize = 2;
 /// Time that a service has for a tidy end; then it ends anyhow.
 const TIDY_END: Duration = Duration::from_millis(1_500);
+
+/// Prepares this process for a service, and runs it until it ends. Nobody waits for its threads then.
+fn run(
+    arguments: &ServiceArguments,
+    service: impl Future<Output = Result<(), CliError>>,
+) -> Result<(), CliError> {
+    end_with_parent(arguments.parent_pid)?;
+    allow_many_connections();
+    let runtime = runtime(THREADS)?;
+    let result = runtime.block_on(service);
+    runtime.shutdown_background();
+    result
+}
+
+fn install_signals() -> Result<Signals, CliError> {
+    Signals::install().map_err(|error| CliError::start("signals cannot be received", &error))
+}
 
 /// Lets a service open as many files as it may: each connection is one, and systems give few unless
 /// they are asked.
@@ -78,6 +98,16 @@ async fn bind(arguments: &ServiceArguments, port: u16) -> Result<TcpListener, Cl
     TcpListener::bind(address)
         .await
         .map_err(|error| CliError::start(&format!("`{address}` cannot be bound"), &error))
+}
+
+async fn bind_http(
+    arguments: &ServiceArguments,
+    port: u16,
+) -> Result<Option<TcpListener>, CliError> {
+    if arguments.no_http {
+        return Ok(None);
+    }
+    bind(arguments, port).await.map(Some)
 }
 
 fn local_address(listener: &TcpListener) -> Result<SocketAddr, CliError> {

@@ -8,27 +8,19 @@ use oxidask_scheduler::{SchedulerConfig, serve};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{announce, bind, credentials, end_with_parent, local_address, until_signalled};
+use super::{
+    announce, bind, bind_http, credentials, install_signals, local_address, until_signalled,
+};
 use crate::arguments::SchedulerArguments;
 use crate::error::CliError;
-use crate::signals::Signals;
-
-/// Threads for connections; the scheduler's one writer has a thread of its own.
-const THREADS: usize = 2;
 
 /// Serves until a signal.
 pub(crate) fn run(arguments: &SchedulerArguments) -> Result<(), CliError> {
-    end_with_parent(arguments.service.parent_pid)?;
-    super::allow_many_connections();
-    let runtime = super::runtime(THREADS)?;
-    let result = runtime.block_on(listen_and_serve(arguments));
-    runtime.shutdown_background();
-    result
+    super::run(&arguments.service, listen_and_serve(arguments))
 }
 
 async fn listen_and_serve(arguments: &SchedulerArguments) -> Result<(), CliError> {
-    let signals = Signals::install()
-        .map_err(|error| CliError::start("signals cannot be received", &error))?;
+    let signals = install_signals()?;
     let listener = if arguments.listen_on_stdin {
         inherited()
             .map_err(|error| CliError::start("standard input is not a listening socket", &error))?
@@ -55,12 +47,9 @@ async fn listen_and_serve(arguments: &SchedulerArguments) -> Result<(), CliError
 }
 
 async fn http(arguments: &SchedulerArguments) -> Result<Option<TcpListener>, CliError> {
-    if arguments.service.no_http {
-        return Ok(None);
-    }
-    match bind(&arguments.service, arguments.http_port).await {
-        Err(_) if arguments.http_port_or_free => bind(&arguments.service, 0).await.map(Some),
-        bound => bound.map(Some),
+    match bind_http(&arguments.service, arguments.http_port).await {
+        Err(_) if arguments.http_port_or_free => bind_http(&arguments.service, 0).await,
+        bound => bound,
     }
 }
 

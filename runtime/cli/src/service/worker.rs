@@ -1,57 +1,44 @@
 //! `oxidask worker`.
 
 use std::fs::Permissions;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_exec::guard::GuardCommand;
 use oxidask_exec::{Builtin, Executor};
 use oxidask_exec_frame::{CsvTables, FrameExecutor};
-use oxidask_worker::{WorkerConfig, serve};
+use oxidask_worker::{Listeners, WorkerConfig, serve};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::until_signalled;
-use super::{announce, bind, credentials, end_with_parent, local_address, machine};
+use super::{
+    announce, bind, bind_http, credentials, install_signals, local_address, machine,
+    until_signalled,
+};
 use crate::arguments::WorkerArguments;
 use crate::error::CliError;
-use crate::signals::Signals;
 
-/// Threads for connections; tasks that compute run on blocking threads.
-const THREADS: usize = 2;
-
-/// Serves until a signal, or until the scheduler lets the worker go.
+/// Serves until a signal, or until no scheduler wants the worker.
 pub(crate) fn run(arguments: &WorkerArguments) -> Result<(), CliError> {
-    end_with_parent(arguments.service.parent_pid)?;
-    super::allow_many_connections();
-    let runtime = super::runtime(THREADS)?;
-    let result = runtime.block_on(listen_and_serve(arguments));
-    runtime.shutdown_background();
-    result
+    super::run(&arguments.service, listen_and_serve(arguments))
 }
 
 async fn listen_and_serve(arguments: &WorkerArguments) -> Result<(), CliError> {
-    let signals = Signals::install()
-        .map_err(|error| CliError::start("signals cannot be received", &error))?;
-    let scheduler_address = arguments.scheduler.clone().unwrap_or_default();
-    let data_listener = bind(&arguments.service, arguments.port).await?;
-    let data_address = local_address(&data_listener)?;
-    let http_listener = if arguments.service.no_http {
-        None
-    } else {
-        Some(bind(&arguments.service, arguments.http_port).await?)
-    };
-    let http = http_listener.as_ref().map(local_address).transpose()?;
-    let advertise_address = advertised(arguments, data_address, &scheduler_address);
+    let signals = install_signals()?;
+    let data = bind(&arguments.service, arguments.port).await?;
+    let http = bind_http(&arguments.service, arguments.http_port).await?;
+    let http_address = http.as_ref().map(local_address).transpose()?;
+    let advertise_address = advertised(arguments, local_address(&data)?);
     let scratch = Scratch::new(arguments.scratch_dir.as_deref())?;
     let base_dir = existing_folder(&arguments.base_dir)?;
     let credentials = credentials(&arguments.service)?;
-    announce("worker", &advertise_address, http);
+    announce("worker", &advertise_address, http_address);
     let config = WorkerConfig {
-        scheduler_address,
+        scheduler_address: arguments.scheduler.clone().unwrap_or_default(),
         name: name(arguments),
         group: arguments.group.clone(),
         pod_uid: arguments.pod_uid.clone(),
@@ -59,16 +46,15 @@ async fn listen_and_serve(arguments: &WorkerArguments) -> Result<(), CliError> {
         slots: arguments.threads.unwrap_or_else(machine::processors),
         resources: arguments.resources.clone(),
         memory_bytes: arguments.memory.unwrap_or_else(machine::memory_bytes),
-        data_listener,
-        http_listener,
         advertise_address,
+        reconnect_time: Duration::from_secs(arguments.reconnect_seconds.into()),
         base_dir,
         scratch_dir: scratch.path.clone(),
         credentials,
         executors: executors(),
     };
     let shutdown = CancellationToken::new();
-    let serving = Box::pin(serve(config, shutdown.clone()));
+    let serving = Box::pin(serve(config, Listeners { data, http }, shutdown.clone()));
     until_signalled(serving, shutdown, signals).await
 }
 
@@ -95,24 +81,13 @@ fn name(arguments: &WorkerArguments) -> String {
         .unwrap_or_else(machine::host_name)
 }
 
-/// `host:port` under which peers reach this worker.
-fn advertised(arguments: &WorkerArguments, bound: SocketAddr, scheduler: &str) -> String {
-    if let Some(host) = &arguments.advertise {
-        return format!("{host}:{}", bound.port());
+/// `host:port` under which peers reach this worker, as far as that is known before it has a
+/// scheduler.
+fn advertised(arguments: &WorkerArguments, bound: SocketAddr) -> String {
+    match &arguments.advertise {
+        Some(host) => format!("{host}:{}", bound.port()),
+        None => bound.to_string(),
     }
-    if !bound.ip().is_unspecified() {
-        return bound.to_string();
-    }
-    let facing = facing(bound, scheduler).unwrap_or(bound);
-    SocketAddr::new(facing.ip(), bound.port()).to_string()
-}
-
-/// The own address on the way to the scheduler. Connecting a UDP socket sends nothing.
-fn facing(bound: SocketAddr, scheduler: &str) -> Option<SocketAddr> {
-    let host_and_port = scheduler.strip_prefix("oxidask://").unwrap_or(scheduler);
-    let socket = UdpSocket::bind(SocketAddr::new(bound.ip(), 0)).ok()?;
-    socket.connect(host_and_port.trim_end_matches('/')).ok()?;
-    socket.local_addr().ok()
 }
 
 fn existing_folder(path: &Path) -> Result<PathBuf, CliError> {

@@ -3,16 +3,13 @@
 //! Invariant: memory follows the bytes that arrive, not the lengths that a peer announces.
 
 use std::io;
-use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
-use super::frame::{
-    ANSWER_HEADER_BYTES, Answer, STALL_SECONDS_MAX, TLS_BUFFER_BYTES, encode_request,
-};
+use super::frame::{ANSWER_HEADER_BYTES, Answer, TLS_BUFFER_BYTES, encode_request};
+use super::transfer::{broken, step};
 use super::{BulkObject, BulkPart};
 use crate::connection::Connection;
 use crate::error::CommError;
@@ -111,11 +108,7 @@ impl BulkConnection {
             self.connection.write_all(&request).await?;
             self.connection.flush().await
         };
-        match timeout(Duration::from_secs(STALL_SECONDS_MAX), writing).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.broken(error)),
-            Err(_) => Err(self.stalled()),
-        }
+        step(&self.address, writing).await
     }
 
     async fn next_answer(&mut self) -> Result<Answer, CommError> {
@@ -152,11 +145,8 @@ impl BulkConnection {
             let left = bytes - part.len();
             let mut room = (&mut part).limit(left);
             let reading = self.connection.read_buf(&mut room);
-            match timeout(Duration::from_secs(STALL_SECONDS_MAX), reading).await {
-                Ok(Ok(0)) => return Err(self.broken(io::ErrorKind::UnexpectedEof.into())),
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(self.broken(error)),
-                Err(_) => return Err(self.stalled()),
+            if step(&self.address, reading).await? == 0 {
+                return Err(self.cut_off());
             }
         }
         Ok(part.into())
@@ -165,15 +155,11 @@ impl BulkConnection {
     async fn fill_inbox(&mut self) -> Result<(), CommError> {
         self.inbox.reserve(INBOX_BYTES);
         let reading = self.connection.read_buf(&mut self.inbox);
-        match timeout(Duration::from_secs(STALL_SECONDS_MAX), reading).await {
-            Ok(Ok(0)) => Err(self.broken(io::ErrorKind::UnexpectedEof.into())),
-            Ok(Ok(_)) => {
-                self.has_answered = true;
-                Ok(())
-            }
-            Ok(Err(error)) => Err(self.broken(error)),
-            Err(_) => Err(self.stalled()),
+        if step(&self.address, reading).await? == 0 {
+            return Err(self.cut_off());
         }
+        self.has_answered = true;
+        Ok(())
     }
 
     async fn pass(&self, part: BulkPart, into: &mpsc::Sender<BulkPart>) -> Result<(), CommError> {
@@ -191,18 +177,8 @@ impl BulkConnection {
         Err(self.nonsense("bytes follow the end of an answer"))
     }
 
-    fn broken(&self, source: io::Error) -> CommError {
-        CommError::Transfer {
-            address: self.address.clone(),
-            source,
-        }
-    }
-
-    fn stalled(&self) -> CommError {
-        CommError::Stalled {
-            address: self.address.clone(),
-            seconds: STALL_SECONDS_MAX,
-        }
+    fn cut_off(&self) -> CommError {
+        broken(&self.address, io::ErrorKind::UnexpectedEof.into())
     }
 
     fn nonsense(&self, what: &'static str) -> CommError {

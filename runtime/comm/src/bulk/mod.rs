@@ -16,6 +16,7 @@ mod client;
 mod frame;
 mod pool;
 mod server;
+mod transfer;
 
 use bytes::Bytes;
 

@@ -22,6 +22,7 @@ use super::frame::{
     ANSWER_HEADER_BYTES, Answer, KEY_BYTES, REQUEST_HEADER_BYTES, STALL_SECONDS_MAX,
     TLS_BUFFER_BYTES, request_keys,
 };
+use super::transfer::{broken, stalled, step};
 use super::{BulkObject, BulkSource};
 use crate::accept::accept;
 use crate::connection::Connection;
@@ -149,11 +150,13 @@ impl Service {
         while filled < header.len() {
             match timeout(wait, self.connection.read(&mut header[filled..])).await {
                 Ok(Ok(0)) | Err(_) if filled == 0 => return Ok(None),
-                Ok(Ok(0)) => return Err(self.broken(io::ErrorKind::UnexpectedEof.into())),
+                Ok(Ok(0)) => {
+                    return Err(broken(&self.address, io::ErrorKind::UnexpectedEof.into()));
+                }
                 Ok(Ok(read)) => filled += read,
                 Ok(Err(error)) if filled == 0 && is_goodbye(&error) => return Ok(None),
-                Ok(Err(error)) => return Err(self.broken(error)),
-                Err(_) => return Err(self.stalled()),
+                Ok(Err(error)) => return Err(broken(&self.address, error)),
+                Err(_) => return Err(stalled(&self.address)),
             }
             wait = Duration::from_secs(STALL_SECONDS_MAX);
         }
@@ -169,11 +172,7 @@ impl Service {
     async fn read_keys(&mut self, keys: &mut BytesMut, bytes: usize) -> Result<(), CommError> {
         keys.resize(bytes, 0);
         let reading = self.connection.read_exact(keys);
-        match timeout(Duration::from_secs(STALL_SECONDS_MAX), reading).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(self.broken(error)),
-            Err(_) => Err(self.stalled()),
-        }
+        step(&self.address, reading).await.map(drop)
     }
 
     async fn answer(&mut self, object: Option<BulkObject>) -> Result<(), CommError> {
@@ -220,42 +219,16 @@ impl Service {
 
     async fn write(&mut self, mut bytes: &[u8]) -> Result<(), CommError> {
         while !bytes.is_empty() {
-            let writing = self.connection.write(bytes);
-            match timeout(Duration::from_secs(STALL_SECONDS_MAX), writing).await {
-                Ok(Ok(0)) => return Err(self.broken(io::ErrorKind::WriteZero.into())),
-                Ok(Ok(written)) => bytes = &bytes[written..],
-                Ok(Err(error)) => return Err(self.broken(error)),
-                Err(_) => return Err(self.stalled()),
+            match step(&self.address, self.connection.write(bytes)).await? {
+                0 => return Err(broken(&self.address, io::ErrorKind::WriteZero.into())),
+                written => bytes = &bytes[written..],
             }
         }
         Ok(())
     }
 
     async fn flush(&mut self) -> Result<(), CommError> {
-        match timeout(
-            Duration::from_secs(STALL_SECONDS_MAX),
-            self.connection.flush(),
-        )
-        .await
-        {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.broken(error)),
-            Err(_) => Err(self.stalled()),
-        }
-    }
-
-    fn broken(&self, source: io::Error) -> CommError {
-        CommError::Transfer {
-            address: self.address.clone(),
-            source,
-        }
-    }
-
-    fn stalled(&self) -> CommError {
-        CommError::Stalled {
-            address: self.address.clone(),
-            seconds: STALL_SECONDS_MAX,
-        }
+        step(&self.address, self.connection.flush()).await
     }
 }
 

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use crate::harness::{Worker, files};
 
-/// The SQL of `flights.yaml`: the indented lines below `statements: |`.
-fn statements(example: &Path) -> String {
-    let yaml = fs::read_to_string(example.join("flights.yaml")).unwrap();
+/// The SQL of a manifest: the indented lines below `statements: |`.
+fn statements(manifest: &Path) -> String {
+    let yaml = fs::read_to_string(manifest).unwrap();
     let (_, text) = yaml.split_once("statements: |\n").unwrap();
     text.lines()
         .map(|line| line.trim_start_matches("      "))
@@ -26,12 +26,15 @@ async fn the_answers_are_right_on_the_first_and_the_second_run() {
         worker.path("data"),
     )
     .unwrap();
-    let text = statements(&example);
+    let (reads, writes) = (example.join("flights.yaml"), example.join("clean.yaml"));
     for _ in 0..2 {
-        let results = match worker.sql(&text).await {
-            Ok(results) => results,
-            Err(error) => panic!("{}", error.diagnostic),
-        };
+        let mut results = Vec::new();
+        for manifest in [&reads, &writes] {
+            match worker.sql(&statements(manifest)).await {
+                Ok(more) => results.extend(more),
+                Err(error) => panic!("{}", error.diagnostic),
+            }
+        }
         assert_eq!(results.len(), 6);
         assert_eq!(results[4].parts.concat(), b"327346");
         let rows = |index: usize| crate::harness::rows(&results[index]);

@@ -14,7 +14,7 @@ use oxidask_proto::wire::report::Outcome;
 use oxidask_proto::wire::scheduler_server::{Scheduler, SchedulerServer};
 use oxidask_proto::{MESSAGE_BYTES_MAX, Role, hello, wire};
 use oxidask_store::Payload;
-use oxidask_worker::{WorkerConfig, WorkerError, serve};
+use oxidask_worker::{Listeners, WorkerConfig, WorkerError, serve};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -275,7 +275,36 @@ impl Cluster {
         credentials(&self.authority, role)
     }
 
+    /// A worker that ends with its scheduler.
     pub(crate) async fn spawn(&self, slots: u32, memory_bytes: u64) -> Worker {
+        self.spawn_patient(slots, memory_bytes, Duration::ZERO)
+            .await
+    }
+
+    /// A worker that tells this address.
+    pub(crate) async fn spawn_facing(&self, advertise_address: &str) -> Worker {
+        self.spawn_as(1, 1 << 30, Duration::ZERO, Some(advertise_address))
+            .await
+    }
+
+    /// A worker that goes without a scheduler for a time.
+    pub(crate) async fn spawn_patient(
+        &self,
+        slots: u32,
+        memory_bytes: u64,
+        reconnect_time: Duration,
+    ) -> Worker {
+        self.spawn_as(slots, memory_bytes, reconnect_time, None)
+            .await
+    }
+
+    async fn spawn_as(
+        &self,
+        slots: u32,
+        memory_bytes: u64,
+        reconnect_time: Duration,
+        advertise_address: Option<&str>,
+    ) -> Worker {
         let data_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let data = data_listener.local_addr().unwrap();
@@ -290,16 +319,19 @@ impl Cluster {
             slots,
             resources: vec![("gpu".into(), 1)],
             memory_bytes,
-            data_listener,
-            http_listener: Some(http_listener),
-            advertise_address: data.to_string(),
+            advertise_address: advertise_address.map_or_else(|| data.to_string(), str::to_owned),
+            reconnect_time,
             base_dir: scratch.path().into(),
             scratch_dir: scratch.path().join("tasks"),
             credentials: self.credentials(Role::Worker),
             executors: vec![Arc::new(Builtin::new()), Arc::new(Odd)],
         };
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(config, stop.clone()));
+        let listeners = Listeners {
+            data: data_listener,
+            http: Some(http_listener),
+        };
+        let serving = tokio::spawn(serve(config, listeners, stop.clone()));
         Worker {
             serving,
             stop,
