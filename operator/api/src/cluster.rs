@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Quantity;
+#[cfg(feature = "kubernetes")]
+use crate::kubernetes::foreign;
 
 /// A scheduler and its workers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,8 +83,9 @@ pub struct Metadata {
 
 /// Which programs the pods run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 pub enum Runtime {
-    /// Ours.
+    /// The scheduler and workers of oxidask.
     Rust,
     /// Dask for Python, exactly as the pod specs say.
     Dask,
@@ -90,9 +93,11 @@ pub enum Runtime {
 
 /// The wanted cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterSpec {
-    /// Which programs the pods run; see [`ClusterSpec::runtime`] for the default.
+    /// Which programs the pods run. If absent: `Dask` when any pod spec is given, `Rust` when none is
+    /// or when the work is of kind `sql`, `graph` or `script`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<Runtime>,
     /// The scheduler.
@@ -134,6 +139,7 @@ impl ClusterSpec {
 
 /// A Kubernetes resources block.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
     /// What a pod may use at most.
@@ -144,11 +150,13 @@ pub struct Resources {
     pub requests: BTreeMap<String, Quantity>,
     /// Claims of dynamic resource allocation.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kubernetes", schemars(with = "Vec<foreign::ResourceClaim>"))]
     pub claims: Vec<Value>,
 }
 
 /// One environment variable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct EnvironmentVariable {
     /// Its name.
@@ -158,11 +166,16 @@ pub struct EnvironmentVariable {
     pub value: Option<String>,
     /// Where Kubernetes takes its value from.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "kubernetes",
+        schemars(with = "Option<foreign::EnvVarSource>")
+    )]
     pub value_from: Option<Value>,
 }
 
 /// Bounds for the number of workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Autoscale {
     /// Never fewer workers.
@@ -174,10 +187,15 @@ pub struct Autoscale {
 
 /// Disk space for the journal or for spilled results; an emptyDir unless a claim is given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Journal {
     /// A `PersistentVolumeClaim` spec.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "kubernetes",
+        schemars(with = "Option<foreign::PersistentVolumeClaimSpec>")
+    )]
     pub volume_claim: Option<Value>,
     /// The size limit of the emptyDir.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,13 +204,22 @@ pub struct Journal {
 
 /// Where certificates come from and how long they live.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Tls {
     /// A Secret with an authority of the user's own.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "kubernetes",
+        schemars(with = "Option<foreign::SecretReference>")
+    )]
     pub ca_secret_ref: Option<Value>,
     /// A cert-manager issuer.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "kubernetes",
+        schemars(with = "Option<foreign::IssuerReference>")
+    )]
     pub issuer_ref: Option<Value>,
     /// Lifetime of a leaf, such as `24h`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,13 +231,22 @@ pub struct Tls {
 
 /// How many pods of a group may be added or missing while pods are replaced.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct UpdateStrategy {
     /// A number or a percentage.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "kubernetes",
+        schemars(with = "Option<foreign::IntOrString>")
+    )]
     pub max_surge: Option<Value>,
     /// A number or a percentage.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "kubernetes",
+        schemars(with = "Option<foreign::IntOrString>")
+    )]
     pub max_unavailable: Option<Value>,
 }
 
@@ -221,11 +257,13 @@ macro_rules! pod_template {
     ($(#[$about:meta])* $name:ident { $($own:tt)* }) => {
         $(#[$about])*
         #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
         #[serde(rename_all = "camelCase", default)]
         pub struct $name {
             $($own)*
             /// Labels and annotations of the pods.
             #[serde(skip_serializing_if = "Option::is_none")]
+            #[cfg_attr(feature = "kubernetes", schemars(with = "Option<foreign::TemplateMetadata>"))]
             pub metadata: Option<Metadata>,
             /// The usual Kubernetes block.
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -238,33 +276,40 @@ macro_rules! pod_template {
             pub env: Vec<EnvironmentVariable>,
             /// Environment variables from `ConfigMaps` and Secrets.
             #[serde(skip_serializing_if = "Vec::is_empty")]
+            #[cfg_attr(feature = "kubernetes", schemars(with = "Vec<foreign::EnvFromSource>"))]
             pub env_from: Vec<Value>,
             /// Volumes of the pod.
             #[serde(skip_serializing_if = "Vec::is_empty")]
+            #[cfg_attr(feature = "kubernetes", schemars(with = "Vec<foreign::Volume>"))]
             pub volumes: Vec<Value>,
             /// Where the volumes are mounted.
             #[serde(skip_serializing_if = "Vec::is_empty")]
+            #[cfg_attr(feature = "kubernetes", schemars(with = "Vec<foreign::VolumeMount>"))]
             pub volume_mounts: Vec<Value>,
             /// Labels that a node must have.
             #[serde(skip_serializing_if = "BTreeMap::is_empty")]
             pub node_selector: BTreeMap<String, String>,
             /// Taints that are tolerated.
             #[serde(skip_serializing_if = "Vec::is_empty")]
+            #[cfg_attr(feature = "kubernetes", schemars(with = "Vec<foreign::Toleration>"))]
             pub tolerations: Vec<Value>,
             /// Wishes about nodes and neighbours.
             #[serde(skip_serializing_if = "Option::is_none")]
+            #[cfg_attr(feature = "kubernetes", schemars(with = "Option<foreign::Affinity>"))]
             pub affinity: Option<Value>,
             /// The service account.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub service_account_name: Option<String>,
             /// Secrets for pulling the image.
             #[serde(skip_serializing_if = "Vec::is_empty")]
+            #[cfg_attr(feature = "kubernetes", schemars(with = "Vec<foreign::LocalObjectReference>"))]
             pub image_pull_secrets: Vec<Value>,
             /// The folder where relative locations start in a pod; `/data` if absent.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub working_dir: Option<String>,
             /// A whole pod spec, onto which the runtime is laid.
             #[serde(skip_serializing_if = "Option::is_none")]
+            #[cfg_attr(feature = "kubernetes", schemars(with = "Option<foreign::PodSpec>"))]
             pub spec: Option<Value>,
         }
     };
@@ -300,6 +345,7 @@ pod_template! {
     Scheduler {
         /// The Service in front of it, for dask-kubernetes manifests.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "kubernetes", schemars(with = "Option<foreign::ServiceSpec>"))]
         pub service: Option<Value>,
         /// Where the journal is kept.
         #[serde(skip_serializing_if = "Option::is_none")]

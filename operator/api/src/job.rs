@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cluster::{ClusterSpec, Metadata};
+#[cfg(feature = "kubernetes")]
+use crate::kubernetes::foreign;
 
 /// A cluster that lives as long as its work.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +32,7 @@ pub struct DaskJob {
 
 /// The wanted job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct JobSpec {
     /// The cluster to run on.
@@ -46,7 +49,8 @@ pub struct JobSpec {
     /// A driver pod of the user's own, as in dask-kubernetes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<PodJob>,
-    /// True keeps the job from running; see the reference for a running job.
+    /// True keeps the job from starting. On a running job it removes the pods, and the job starts
+    /// afresh when it is false again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
     /// A cron line, for a job that runs again and again.
@@ -65,20 +69,30 @@ pub struct JobSpec {
 
 /// The cluster inside a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct JobCluster {
     /// Labels and annotations of the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "kubernetes",
+        schemars(with = "Option<foreign::TemplateMetadata>")
+    )]
     pub metadata: Option<Metadata>,
     /// As in a `DaskCluster`.
     pub spec: ClusterSpec,
     /// As dask-kubernetes has it; ignored in a file.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "kubernetes",
+        schemars(with = "Option<foreign::EmbeddedStatus>")
+    )]
     pub status: Option<Value>,
 }
 
 /// A text in a `ConfigMap`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct KeyReference {
     /// The `ConfigMap`.
@@ -89,6 +103,7 @@ pub struct KeyReference {
 
 /// Work of kind `sql`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Sql {
     /// The statements, in place.
@@ -104,6 +119,7 @@ pub struct Sql {
 
 /// Work of kind `graph`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Graph {
     /// The tasks, in place.
@@ -161,6 +177,7 @@ impl<'de> Visitor<'de> for TasksVisitor {
 
 /// Work of kind `script`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Script {
     /// The program, in place.
@@ -176,11 +193,17 @@ pub struct Script {
 
 /// Work of kind `job`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PodJob {
     /// Labels and annotations of the driver pod.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "kubernetes",
+        schemars(with = "Option<foreign::TemplateMetadata>")
+    )]
     pub metadata: Option<Metadata>,
     /// The driver's pod spec.
+    #[cfg_attr(feature = "kubernetes", schemars(with = "foreign::PodSpec"))]
     pub spec: Value,
 }

@@ -12,6 +12,8 @@ mod cluster;
 mod document;
 mod error;
 mod job;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 mod manifest;
 mod plan;
 mod quantity;
@@ -31,7 +33,7 @@ pub use plan::{
     ClusterPlan, DEFAULT_SLOTS, GraphSource, GroupPlan, JobPlan, LOCAL_NAMESPACE, Work,
 };
 pub use quantity::{Quantity, QuantityError};
-pub use validate::{CLUSTER_NAME_BYTES_MAX, GROUPS_MAX, REPLICAS_MAX, THREADS_MAX};
+pub use validate::{CLUSTER_NAME_BYTES_MAX, GROUPS_MAX, REPLICAS_MAX, THREADS_MAX, name_problem};
 
 /// The API group and version of every manifest.
 pub const API_VERSION: &str = "kubernetes.dask.org/v1";

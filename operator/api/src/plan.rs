@@ -57,6 +57,54 @@ pub struct GroupPlan {
     pub environment: Vec<(String, String)>,
 }
 
+impl GroupPlan {
+    /// The workers of a group as the manifest gives them, with every default filled in; the same
+    /// for processes of a local run and for pods.
+    pub fn new(name: &str, worker: &Worker) -> Self {
+        let from_template = worker.template_resources();
+        let limits = |resource: &str| {
+            let own = worker
+                .resources
+                .as_ref()
+                .and_then(|r| r.limits.get(resource));
+            own.or_else(|| {
+                from_template
+                    .as_ref()
+                    .and_then(|r: &Resources| r.limits.get(resource))
+            })
+        };
+        let cores = limits("cpu").map(|cpu| u32::try_from(cpu.rounded_up()).unwrap_or(u32::MAX));
+        let mut resources: Vec<(String, u64)> = worker
+            .task_resources
+            .iter()
+            .map(|(name, amount)| (name.clone(), *amount))
+            .collect();
+        if !worker.task_resources.contains_key("gpu")
+            && let Some(devices) = limits("nvidia.com/gpu")
+        {
+            resources.push(("gpu".to_owned(), devices.rounded_up()));
+        }
+        let autoscaled = worker.autoscale.as_ref().map(|autoscale| autoscale.minimum);
+        let environment = worker.env.iter().filter_map(|variable| {
+            variable
+                .value
+                .as_ref()
+                .map(|value| (variable.name.clone(), value.clone()))
+        });
+        Self {
+            name: name.to_owned(),
+            replicas: worker
+                .replicas
+                .or_else(|| autoscaled.filter(|minimum| *minimum > 0))
+                .unwrap_or(1),
+            slots: worker.threads.or(cores).unwrap_or(DEFAULT_SLOTS).max(1),
+            memory_bytes: limits("memory").map(crate::Quantity::rounded_up),
+            resources,
+            environment: environment.collect(),
+        }
+    }
+}
+
 /// A job to run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobPlan {
@@ -141,13 +189,13 @@ pub(crate) fn plan_cluster(name: &str, spec: &ClusterSpec, prefix: &str) -> Clus
             note(true, &format!("scheduler.{field}"));
         }
     }
-    let mut groups = vec![plan_group("default", &spec.worker)];
+    let mut groups = vec![GroupPlan::new("default", &spec.worker)];
     for field in spec.worker.pod_fields() {
         note(true, &format!("worker.{field}"));
     }
     for (index, group) in spec.worker_groups.iter().enumerate() {
         let worker = group.to_worker();
-        groups.push(plan_group(&group.name, &worker));
+        groups.push(GroupPlan::new(&group.name, &worker));
         for field in worker.pod_fields() {
             note(true, &format!("workerGroups[{index}].{field}"));
         }
@@ -158,50 +206,6 @@ pub(crate) fn plan_cluster(name: &str, spec: &ClusterSpec, prefix: &str) -> Clus
         name: name.to_owned(),
         groups,
         ignored,
-    }
-}
-
-fn plan_group(name: &str, worker: &Worker) -> GroupPlan {
-    let from_template = worker.template_resources();
-    let limits = |resource: &str| {
-        let own = worker
-            .resources
-            .as_ref()
-            .and_then(|r| r.limits.get(resource));
-        own.or_else(|| {
-            from_template
-                .as_ref()
-                .and_then(|r: &Resources| r.limits.get(resource))
-        })
-    };
-    let cores = limits("cpu").map(|cpu| u32::try_from(cpu.rounded_up()).unwrap_or(u32::MAX));
-    let mut resources: Vec<(String, u64)> = worker
-        .task_resources
-        .iter()
-        .map(|(name, amount)| (name.clone(), *amount))
-        .collect();
-    if !worker.task_resources.contains_key("gpu")
-        && let Some(devices) = limits("nvidia.com/gpu")
-    {
-        resources.push(("gpu".to_owned(), devices.rounded_up()));
-    }
-    let autoscaled = worker.autoscale.as_ref().map(|autoscale| autoscale.minimum);
-    let environment = worker.env.iter().filter_map(|variable| {
-        variable
-            .value
-            .as_ref()
-            .map(|value| (variable.name.clone(), value.clone()))
-    });
-    GroupPlan {
-        name: name.to_owned(),
-        replicas: worker
-            .replicas
-            .or_else(|| autoscaled.filter(|minimum| *minimum > 0))
-            .unwrap_or(1),
-        slots: worker.threads.or(cores).unwrap_or(DEFAULT_SLOTS).max(1),
-        memory_bytes: limits("memory").map(crate::Quantity::rounded_up),
-        resources,
-        environment: environment.collect(),
     }
 }
 

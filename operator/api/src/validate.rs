@@ -13,7 +13,7 @@ use crate::job::{JobSpec, KeyReference};
 pub const CLUSTER_NAME_BYTES_MAX: usize = 53;
 
 /// Bytes of a namespace's or group's name.
-const LABEL_BYTES_MAX: usize = 63;
+pub(crate) const LABEL_BYTES_MAX: usize = 63;
 
 /// Workers of one group.
 pub const REPLICAS_MAX: u32 = 10_000;
@@ -25,7 +25,7 @@ pub const THREADS_MAX: u32 = 4096;
 pub const GROUPS_MAX: usize = 256;
 
 /// Memory below this cannot hold a worker.
-const MEMORY_BYTES_MIN: u64 = 1 << 20;
+pub(crate) const MEMORY_BYTES_MIN: u64 = 1 << 20;
 
 /// Where faults are looked up.
 #[derive(Clone, Copy)]
@@ -95,21 +95,33 @@ fn dns_label(
     name: &str,
     bytes_max: usize,
 ) -> Result<(), ManifestError> {
+    match label_problem(name, bytes_max) {
+        None => Ok(()),
+        Some(problem) => Err(site.value(path, problem)),
+    }
+}
+
+/// Why the name fits no cluster or job; none for a good name. Local runs refuse a bad one, the
+/// operator reports it in the object's status.
+pub fn name_problem(name: &str) -> Option<String> {
+    label_problem(name, CLUSTER_NAME_BYTES_MAX)
+}
+
+fn label_problem(name: &str, bytes_max: usize) -> Option<String> {
     if name.len() > bytes_max {
-        let problem = format!("is {} bytes long, but at most {bytes_max} fit", name.len());
-        return Err(site.value(path, problem));
+        return Some(format!(
+            "is {} bytes long, but at most {bytes_max} fit",
+            name.len()
+        ));
     }
     let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let has_good_ends = !name.is_empty() && !name.starts_with('-') && !name.ends_with('-');
     if has_good_ends && name.bytes().all(is_inner) {
-        return Ok(());
+        return None;
     }
-    Err(site.value(
-        path,
-        format!(
-            "is `{name}`, but a name has only lower-case letters, digits and `-`, and starts and \
-             ends with a letter or digit"
-        ),
+    Some(format!(
+        "is `{name}`, but a name has only lower-case letters, digits and `-`, and starts and ends \
+         with a letter or digit"
     ))
 }
 
