@@ -1,0 +1,202 @@
+//! What holds for any snapshot.
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use oxidask_operator_plan::{ObjectKind, group, job};
+use proptest::prelude::*;
+use serde_json::json;
+
+use crate::support::*;
+
+/// What a pod of a snapshot is like.
+#[allow(clippy::struct_excessive_bools, reason = "each is an axis of its own")]
+#[derive(Debug, Clone)]
+struct Sketch {
+    /// One of the names that the planner would give, or another one.
+    index: u64,
+    has_planned_name: bool,
+    is_owned: bool,
+    is_ready: bool,
+    is_terminating: bool,
+    phase: &'static str,
+    created: i64,
+}
+
+fn sketch() -> impl Strategy<Value = Sketch> {
+    let phases = prop::sample::select(vec!["Pending", "Running", "Succeeded", "Failed", "Unknown"]);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (0..12_u64, flags, phases, 0..5_i64).prop_map(|(index, flags, phase, created)| Sketch {
+        index,
+        has_planned_name: flags.0,
+        is_owned: flags.1,
+        is_ready: flags.2,
+        is_terminating: flags.3,
+        phase,
+        created,
+    })
+}
+
+const GROUP: &str = "flights-default";
+
+fn pod(sketch: &Sketch, position: usize) -> Pod {
+    let uid = format!("uid-{GROUP}");
+    let name = if sketch.has_planned_name {
+        oxidask_operator_plan::names::worker_pod(GROUP, &uid, sketch.index)
+    } else {
+        format!("pod-{}", sketch.index)
+    };
+    let owner = if sketch.is_owned {
+        uid.as_str()
+    } else {
+        "uid-other"
+    };
+    let mut pod: Pod = read(json!({"metadata": {
+        "name": name, "namespace": "science", "uid": format!("uid-pod-{position}"),
+        "ownerReferences": [{"apiVersion": "v1", "kind": "X", "name": "x", "uid": owner}],
+    }}));
+    pod.metadata.creation_timestamp = Some(Time(at(sketch.created)));
+    pod.metadata.deletion_timestamp = sketch.is_terminating.then(|| Time(at(9)));
+    pod.status = Some(pod_status(sketch.phase, sketch.is_ready, running(1)));
+    pod
+}
+
+/// Pods with names of their own, as an API server has them.
+fn pods(sketches: &[Sketch]) -> Vec<Pod> {
+    let mut pods: Vec<Pod> = Vec::new();
+    for (position, sketch) in sketches.iter().enumerate() {
+        let pod = pod(sketch, position);
+        if pods
+            .iter()
+            .all(|other| other.metadata.name != pod.metadata.name)
+        {
+            pods.push(pod);
+        }
+    }
+    pods
+}
+
+fn is_label(name: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len())
+        && name.bytes().all(good)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+proptest! {
+    #[test]
+    fn a_group_deletes_only_its_own_pods_and_never_makes_too_many(
+        sketches in prop::collection::vec(sketch(), 0..16),
+        replicas in 0..12_u32,
+    ) {
+        let owner = worker_group(GROUP, "flights", json!({"replicas": replicas}));
+        let pods = pods(&sketches);
+        let observed = group::Observed {
+            cluster: Some(cluster("flights", json!({"worker": {}}))),
+            pods: pods.clone(),
+            has_certificates: true,
+        };
+        let plan = group::plan(&owner, &observed, &settings(), at(100));
+        let find = |name: &str| pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name));
+        for deletion in &plan.delete {
+            let pod = find(&deletion.object.name).unwrap();
+            prop_assert!(is_owned(&pod.metadata, owner.metadata.uid.as_deref()));
+            prop_assert!(pod.metadata.deletion_timestamp.is_none());
+            prop_assert_eq!(pod.metadata.uid.as_deref(), Some(deletion.object.uid.as_str()));
+        }
+        for object in &plan.apply {
+            prop_assert_eq!(object.kind(), ObjectKind::Pod);
+            prop_assert!(find(object.name()).is_none(), "a taken name");
+            prop_assert!(is_label(object.name()));
+        }
+        let live = pods.iter().filter(|pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            is_owned(&pod.metadata, owner.metadata.uid.as_deref())
+                && pod.metadata.deletion_timestamp.is_none()
+                && !matches!(phase, Some("Succeeded" | "Failed"))
+        });
+        let live = live.count();
+        let wanted = replicas as usize;
+        let scaled = plan.delete.iter().filter(|d| d.reason.name() == "ScaledDown").count();
+        prop_assert_eq!(plan.apply.len(), wanted.saturating_sub(live));
+        prop_assert_eq!(scaled, live.saturating_sub(wanted));
+        let again = group::plan(&owner, &observed, &settings(), at(200));
+        let names = |plan: &oxidask_operator_plan::Plan<_>| -> Vec<String> {
+            plan.apply.iter().map(|object| object.name().to_owned()).collect()
+        };
+        prop_assert_eq!(names(&plan), names(&again));
+    }
+
+    #[test]
+    fn names_fit_whatever_the_cluster_is_called(
+        name in "[a-zA-Z0-9.-]{1,70}",
+        group in "[a-z0-9-]{1,70}",
+    ) {
+        let spec = json!({"worker": {"replicas": 1}, "workerGroups": [{"name": group}]});
+        let mut world = World::with_cluster(cluster(&name, spec));
+        world.settle();
+        let names = world.services.keys().chain(world.deployments.keys()).chain(world.pods.keys());
+        let names = names.chain(world.groups.keys());
+        for name in names {
+            prop_assert!(is_label(name), "{name}");
+        }
+        let status = world.cluster_status(&name);
+        let stalled = is_true(&status.conditions, "Stalled");
+        prop_assert_eq!(stalled, world.pods.is_empty());
+    }
+
+    #[test]
+    fn a_job_deletes_nothing_of_others_and_its_state_never_goes_back(
+        sketch in sketch(),
+        has_runner in any::<bool>(),
+        has_cluster in any::<bool>(),
+        cluster_is_ours in any::<bool>(),
+        before in prop::sample::select(vec![
+            "JobCreated", "ClusterCreated", "Running", "Successful", "Failed",
+        ]),
+    ) {
+        const ORDER: [&str; 5] = ["JobCreated", "ClusterCreated", "Running", "Successful", "Failed"];
+        let mut job = sql_job("flights");
+        job.status = Some(read(json!({"jobStatus": before})));
+        let mut runner = pod(&sketch, 0);
+        runner.metadata.name = Some("flights-runner".to_owned());
+        if sketch.is_owned {
+            let owners = runner.metadata.owner_references.as_mut().unwrap();
+            owners[0].uid = job.metadata.uid.clone().unwrap();
+        }
+        let mut cluster = cluster("flights", json!({"worker": {}}));
+        let owner = if cluster_is_ours { "uid-flights-job" } else { "uid-other" };
+        cluster.metadata.owner_references = Some(vec![read(
+            json!({"apiVersion": "v1", "kind": "X", "name": "x", "uid": owner}),
+        )]);
+        let observed = job::Observed {
+            cluster: has_cluster.then_some(cluster),
+            runner: has_runner.then_some(runner),
+            work: None,
+        };
+        let plan = job::plan(&job, &observed, &settings(), at(100));
+        for deletion in &plan.delete {
+            match deletion.object.kind {
+                ObjectKind::Cluster => prop_assert!(cluster_is_ours),
+                ObjectKind::Pod => prop_assert!(sketch.is_owned),
+                kind => prop_assert!(false, "deletes a {}", kind),
+            }
+        }
+        let is_final = matches!(before, "Successful" | "Failed");
+        prop_assert!(!is_final || plan.apply.is_empty() && plan.status.is_none());
+        for object in &plan.apply {
+            let is_taken = match object.kind() {
+                ObjectKind::Cluster => has_cluster && !cluster_is_ours,
+                ObjectKind::Pod => has_runner,
+                _ => false,
+            };
+            prop_assert!(!is_taken, "applies {} {}", object.kind(), object.name());
+            prop_assert!(is_owned(object.metadata(), job.metadata.uid.as_deref()));
+        }
+        if let Some(after) = plan.status.and_then(|status| status.job_status) {
+            let after = after.to_string();
+            let rank = |state: &str| ORDER.iter().position(|found| *found == state);
+            prop_assert!(rank(&after) >= rank(before), "{before} to {after}");
+        }
+    }
+}
