@@ -1,0 +1,48 @@
+//! `oxidask-operator`: watches the manifests of a cluster, carries out plans, reports.
+
+mod api_error;
+mod apply;
+mod arguments;
+mod backoff;
+mod cache;
+mod certificates;
+mod context;
+mod controllers;
+mod definitions;
+mod error;
+mod execute;
+mod health;
+mod http;
+mod kinds;
+mod logging;
+mod metrics;
+mod queue;
+mod reconcile;
+mod route;
+mod run;
+mod scope;
+mod secrets;
+#[cfg(test)]
+mod server;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::{Arguments, Command};
+
+fn main() -> ExitCode {
+    // Fails only when a provider is installed already, and then there is one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Some(Command::Crds) => definitions::print(),
+        Some(Command::Run(run)) => run::run(run),
+        None => run::run(arguments.run),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => logging::fatal(&error),
+    }
+}
