@@ -29,7 +29,7 @@ fn mebibytes(bytes: u64) -> f64 {
 }
 
 /// Whether a 64-bit ELF file has a program header of type `PT_INTERP`: a static one has none.
-fn has_interpreter(binary: &Path) -> Result<bool, Failure> {
+pub(crate) fn has_interpreter(binary: &Path) -> Result<bool, Failure> {
     const PT_INTERP: u32 = 3;
     let bytes = std::fs::read(binary)?;
     let field = |at: usize, len: usize| bytes.get(at..at + len).ok_or("the ELF header is cut");

@@ -2,13 +2,18 @@
 //!
 //! Owns how each generated file is made; a file that differs from what is made here is stale.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::{Failure, say};
+use crate::process::{cargo, output};
+use crate::{Failure, charts, say};
 
 /// Writes what is stale.
 pub(crate) fn write(root: &Path) -> Result<(), Failure> {
     for (path, content) in stale(root)? {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
         std::fs::write(&path, content)?;
         say!("wrote {}", path.display());
     }
@@ -30,7 +35,10 @@ pub(crate) fn check(root: &Path) -> Result<(), Failure> {
 
 fn stale(root: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
     let mut stale = Vec::new();
-    for (path, content) in [proto(root)?] {
+    let mut files = vec![proto(root)?];
+    files.extend(kubernetes(root)?);
+    files.extend(charts::readmes(root)?);
+    for (path, content) in files {
         if std::fs::read_to_string(&path).unwrap_or_default() != content {
             stale.push((path, content));
         }
@@ -54,4 +62,27 @@ fn proto(root: &Path) -> Result<(PathBuf, String), Failure> {
         root.join("runtime/proto/src/generated.rs"),
         format!("{header}{code}"),
     ))
+}
+
+/// The custom resource definitions, alone and in their chart, and the reference of their fields.
+/// The program that knows the types prints them, so that this one builds without them.
+fn kubernetes(root: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
+    let mut program = cargo(
+        root,
+        &[
+            "run",
+            "--quiet",
+            "--package",
+            "oxidask-operator-api",
+            "--features",
+            "kubernetes",
+            "--example",
+            "generate",
+        ],
+    );
+    let files: BTreeMap<String, String> = serde_json::from_str(&output(&mut program)?)?;
+    Ok(files
+        .into_iter()
+        .map(|(path, content)| (root.join(path), content))
+        .collect())
 }

@@ -4,9 +4,15 @@
 //! product does: it starts cargo and the product's own binaries.
 
 mod bench;
+mod charts;
+mod demo;
 mod dist;
+mod e2e;
 mod generate;
+mod images;
+mod lab;
 mod lint;
+mod packages;
 mod process;
 mod test;
 
@@ -34,7 +40,13 @@ usage: cargo xtask COMMAND
   gen [--check]     write the generated files, or fail if one is stale
   bench e2e         tasks per second for five shapes of graphs   [--against dask] [--runs N]
   bench transfer    GiB per second between two workers           [--against dask] [--runs N]
-  dist              the static binary for publishing, with its size";
+  bench kubernetes  seconds from apply to a ready cluster, to a job's first result  [--runs N]
+  dist              the static binary for publishing, with its size
+  images            both images as OCI archives   [--output DIR] [--profile release|dist]
+                    [--push REGISTRY/FOLDER]; --check: compare them with buildah's
+  e2e [FILTER]      a lab, the images, the charts, the cases  [--keep] [--jobs N]
+  demo              a lab with the operator and a finished job, left running
+  lab VERB          up, down, list, load, logs, enter: a Kubernetes on this machine";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -60,7 +72,12 @@ fn run(root: &Path, words: &[&str]) -> Result<(), Failure> {
         ["gen"] => generate::write(root),
         ["gen", "--check"] => generate::check(root),
         ["bench", kind @ ("e2e" | "transfer"), rest @ ..] => bench::run(root, kind, rest),
+        ["bench", "kubernetes", rest @ ..] => e2e::figures(root, rest),
         ["dist"] => dist::run(root),
+        ["e2e", rest @ ..] => e2e::run(root, rest),
+        ["demo"] => demo::run(root),
+        ["lab", rest @ ..] => lab::run(root, rest),
+        ["images", rest @ ..] => images::run(root, rest),
         _ => Err(USAGE.into()),
     }
 }

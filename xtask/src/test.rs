@@ -3,52 +3,86 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crate::process::{cargo, run as run_command};
-use crate::{Failure, generate, lint, say};
-
-/// Tested in the dev profile: overflow checks and debug assertions are on there.
-const PURE: &[&str] = &[
-    "oxidask-diagnostic",
-    "oxidask-core",
-    "oxidask-store",
-    "oxidask-operator-api",
-    "xtask",
-];
+use crate::packages::{FAMILIES, OPERATOR, RUNTIME};
+use crate::process::run as run_command;
+use crate::{Failure, charts, e2e, generate, images, lab, lint, say};
 
 struct Stage {
     name: &'static str,
+    /// Why this machine cannot run it, if it cannot.
+    missing: fn() -> Option<String>,
     run: fn(&Path) -> Result<(), Failure>,
 }
 
 const STAGES: &[Stage] = &[
     Stage {
-        name: "generated files",
-        run: generate::check,
-    },
-    Stage {
         name: "pure crates",
+        missing: nothing,
         run: pure_crates,
     },
     Stage {
-        name: "build",
-        run: build,
+        name: "generated files",
+        missing: nothing,
+        run: generate::check,
     },
     Stage {
-        name: "crates and processes",
-        run: other_crates,
+        name: "runtime build",
+        missing: nothing,
+        run: runtime_build,
+    },
+    Stage {
+        name: "runtime and its processes",
+        missing: nothing,
+        run: runtime_tests,
+    },
+    Stage {
+        name: "operator",
+        missing: nothing,
+        run: operator_tests,
     },
     Stage {
         name: "lint",
+        missing: nothing,
         run: lint::run,
     },
     Stage {
         name: "documentation of the code",
+        missing: nothing,
         run: rustdoc,
+    },
+    Stage {
+        name: "lab",
+        missing: lab::missing,
+        run: lab::check,
+    },
+    Stage {
+        name: "charts",
+        missing: lab::missing_for_build,
+        run: charts_check,
+    },
+    Stage {
+        name: "images",
+        missing: || images::missing_for_check().map(str::to_owned),
+        run: images::check_dockerfiles,
+    },
+    Stage {
+        name: "kubernetes",
+        missing: lab::missing,
+        run: e2e::stage,
     },
 ];
 
+/// How a stage ended.
+enum Outcome {
+    Passed,
+    Failed,
+    Skipped(String),
+}
+
 /// Runs the stages whose name contains `filter`, all of them even after a failure.
 pub(crate) fn run(root: &Path, filter: Option<&str>) -> Result<(), Failure> {
+    // A machine that tests what is submitted must be able to test all of it.
+    let may_skip = std::env::var_os("CI").is_none_or(|value| value != "true");
     let mut outcomes = Vec::new();
     for stage in STAGES
         .iter()
@@ -56,31 +90,49 @@ pub(crate) fn run(root: &Path, filter: Option<&str>) -> Result<(), Failure> {
     {
         say!("\n== {}", stage.name);
         let start = Instant::now();
-        let outcome = (stage.run)(root);
-        if let Err(error) = &outcome {
-            say!("== {} failed: {error}", stage.name);
-        }
-        outcomes.push((stage.name, start.elapsed().as_secs(), outcome.is_ok()));
+        let outcome = match (stage.missing)() {
+            Some(reason) if may_skip => Outcome::Skipped(reason),
+            Some(reason) => {
+                say!("== {} cannot run here: {reason}", stage.name);
+                Outcome::Failed
+            }
+            None => match (stage.run)(root) {
+                Ok(()) => Outcome::Passed,
+                Err(error) => {
+                    say!("== {} failed: {error}", stage.name);
+                    Outcome::Failed
+                }
+            },
+        };
+        outcomes.push((stage.name, start.elapsed().as_secs(), outcome));
     }
     summary(&outcomes)
 }
 
-fn summary(outcomes: &[(&str, u64, bool)]) -> Result<(), Failure> {
+fn summary(outcomes: &[(&str, u64, Outcome)]) -> Result<(), Failure> {
     say!("");
-    for (name, seconds, is_ok) in outcomes {
-        say!(
-            "{:<28} {:>5} s  {}",
-            name,
-            seconds,
-            if *is_ok { "passed" } else { "FAILED" }
-        );
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for (name, seconds, outcome) in outcomes {
+        let word = match outcome {
+            Outcome::Passed => {
+                passed += 1;
+                "passed".to_owned()
+            }
+            Outcome::Failed => {
+                failed += 1;
+                "FAILED".to_owned()
+            }
+            Outcome::Skipped(reason) => {
+                skipped += 1;
+                format!("skipped: {reason}")
+            }
+        };
+        say!("{name:<28} {seconds:>5} s  {word}");
     }
-    let failed = outcomes.iter().filter(|(_, _, is_ok)| !is_ok).count();
-    say!("nothing was skipped");
-    say!(
-        "stages: {} passed, {failed} failed",
-        outcomes.len() - failed
-    );
+    if skipped == 0 {
+        say!("nothing was skipped");
+    }
+    say!("stages: {passed} passed, {failed} failed, {skipped} skipped");
     match (outcomes.len(), failed) {
         (0, _) => Err("no stage has this name".into()),
         (_, 0) => Ok(()),
@@ -88,39 +140,41 @@ fn summary(outcomes: &[(&str, u64, bool)]) -> Result<(), Failure> {
     }
 }
 
+fn nothing() -> Option<String> {
+    None
+}
+
 fn pure_crates(root: &Path) -> Result<(), Failure> {
-    let mut command = cargo(root, &["test", "--quiet"]);
-    for package in PURE {
-        command.args(["--package", package]);
+    for family in FAMILIES {
+        run_command(&mut family.cargo_pure(root, &["test", "--quiet"]))?;
     }
-    run_command(&mut command)
+    Ok(())
 }
 
-fn build(root: &Path) -> Result<(), Failure> {
-    run_command(&mut cargo(
-        root,
-        &["build", "--release", "--workspace", "--exclude", "xtask"],
-    ))
+fn runtime_build(root: &Path) -> Result<(), Failure> {
+    run_command(&mut RUNTIME.cargo_release(root, &["build"]))
 }
 
-fn other_crates(root: &Path) -> Result<(), Failure> {
-    let mut command = cargo(
-        root,
-        &["test", "--release", "--workspace", "--no-fail-fast"],
-    );
-    for package in PURE {
-        command.args(["--exclude", package]);
-    }
-    run_command(&mut command)
+fn runtime_tests(root: &Path) -> Result<(), Failure> {
+    run_command(&mut RUNTIME.cargo_release(root, &["test", "--no-fail-fast"]))
+}
+
+fn operator_tests(root: &Path) -> Result<(), Failure> {
+    run_command(&mut OPERATOR.cargo_release(root, &["test", "--no-fail-fast"]))
 }
 
 fn rustdoc(root: &Path) -> Result<(), Failure> {
-    let arguments = [
-        "doc",
-        "--release",
-        "--workspace",
-        "--no-deps",
-        "--document-private-items",
-    ];
-    run_command(cargo(root, &arguments).env("RUSTDOCFLAGS", "-D warnings"))
+    for family in FAMILIES {
+        let arguments = ["doc", "--release", "--no-deps", "--document-private-items"];
+        run_command(
+            family
+                .cargo(root, &arguments)
+                .env("RUSTDOCFLAGS", "-D warnings"),
+        )?;
+    }
+    Ok(())
+}
+
+fn charts_check(root: &Path) -> Result<(), Failure> {
+    charts::check(root, &lab::helm(root)?)
 }

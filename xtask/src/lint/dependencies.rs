@@ -12,6 +12,7 @@ const PURE: &[&str] = &[
     "oxidask-core",
     "oxidask-store",
     "oxidask-operator-api",
+    "oxidask-operator-plan",
 ];
 
 /// Never below a pure crate.
@@ -20,7 +21,8 @@ const IMPURE: &[&str] = &[
     "tonic",
     "hyper",
     "rustls",
-    "kube",
+    "kube-client",
+    "kube-runtime",
     "datafusion",
     "rand",
     "getrandom",
@@ -37,6 +39,7 @@ const WITHOUT_ENGINE: &[&str] = &[
     "oxidask-worker",
     "oxidask-client",
     "oxidask-pki",
+    "oxidask-operator",
 ];
 
 /// Never anywhere.
@@ -54,6 +57,8 @@ const ONE_VERSION: &[&str] = &[
     "datafusion",
     "h2",
     "hyper",
+    "k8s-openapi",
+    "kube-core",
     "object_store",
     "parquet",
     "prost",

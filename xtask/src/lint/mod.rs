@@ -5,27 +5,23 @@ mod sources;
 
 use std::path::Path;
 
+use crate::packages::FAMILIES;
 use crate::process::{cargo, run as run_command};
-use crate::{Failure, say};
+use crate::{Failure, packages, say};
 
 /// Runs all lints; the cheap ones first.
 pub(crate) fn run(root: &Path) -> Result<(), Failure> {
     let mut findings = sources::check(root)?;
     findings.extend(dependencies::check(root)?);
+    findings.extend(packages::check(root)?);
     for finding in &findings {
         say!("lint: {finding}");
     }
     run_command(&mut cargo(root, &["fmt", "--all", "--check"]))?;
-    let clippy = [
-        "clippy",
-        "--release",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ];
-    run_command(&mut cargo(root, &clippy))?;
+    for family in FAMILIES {
+        let mut clippy = family.cargo(root, &["clippy", "--release", "--all-targets"]);
+        run_command(clippy.args(["--", "-D", "warnings"]))?;
+    }
     if findings.is_empty() {
         Ok(())
     } else {

@@ -15,6 +15,7 @@ const PURE_PLACES: &[&str] = &[
     "runtime/diagnostic/src/",
     "runtime/store/src/ledger",
     "runtime/worker/src/machine",
+    "operator/plan/src/",
 ];
 
 /// What such code never names.
