@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::e2e::{Stand, Tools};
 use crate::process::{output, run as run_command};
-use crate::{Failure, say};
+use crate::{Failure, lab, say};
 
 const LAB: &str = "demo";
 const JOB: &str = "flights";
@@ -26,8 +26,14 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// Runs the demonstration and leaves everything running.
 pub(crate) fn run(root: &Path) -> Result<(), Failure> {
-    let stand = Stand::up(Tools::build(root)?, LAB)?;
+    let tools = Tools::build(root)?;
+    let is_there = lab::kubeconfig(LAB).exists();
+    let stand = Stand::up(tools, LAB)?;
     run_command(stand.cases(root).arg("install"))?;
+    if is_there {
+        // The images may be newer than the pods, under the same names.
+        restart_operator(&stand)?;
+    }
     // A job's work cannot be changed, so one of an earlier demo goes first.
     run_command(&mut stand.kubectl(&["delete", "daskjob", JOB, "--ignore-not-found"]))?;
     let manifest = root.join(MANIFEST).display().to_string();
@@ -38,7 +44,23 @@ pub(crate) fn run(root: &Path) -> Result<(), Failure> {
     if state != "Successful" {
         return Err(format!("the job is {state}").into());
     }
+    let gone = [
+        "wait",
+        "--for=delete",
+        "daskcluster/flights",
+        "--timeout=60s",
+    ];
+    run_command(&mut stand.kubectl(&gone))?;
     leave_cluster(root, &stand)
+}
+
+fn restart_operator(stand: &Stand) -> Result<(), Failure> {
+    let rollout = |verb: &[&str]| {
+        let mut command = stand.kubectl(&["rollout", "--namespace=oxidask-system"]);
+        run_command(command.args(verb).arg("deployment/oxidask-operator"))
+    };
+    rollout(&["restart"])?;
+    rollout(&["status", "--timeout=120s"])
 }
 
 /// Says each new status of the job, and returns the last.
@@ -72,7 +94,8 @@ fn leave_cluster(root: &Path, stand: &Stand) -> Result<(), Failure> {
     say!("\nTwo nodes, the operator, a finished job and a cluster of two workers are yours:");
     say!("  export KUBECONFIG={}", stand.kubeconfig.display());
     say!("  kubectl scale daskcluster demo --replicas=3");
-    say!("  kubectl create -f {}/examples/…", root.display());
+    let example = root.join("examples/graphs/map-reduce.yaml");
+    say!("  kubectl apply -f {}", example.display());
     say!("To end it:");
     say!("  cargo xtask lab down --name {LAB}");
     Ok(())

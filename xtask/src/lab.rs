@@ -136,6 +136,11 @@ pub(crate) fn missing() -> Option<String> {
         let missing = missing.join(", ");
         return Some(format!("not installed: {missing}\n{PACKAGES_HINT}"));
     }
+    // Not of Debian, and so not in the hint above.
+    if find("kubectl").is_none() {
+        let hint = "hint: https://kubernetes.io/docs/tasks/tools";
+        return Some(format!("`kubectl` is not installed\n{hint}"));
+    }
     may_not_unshare()
 }
 
