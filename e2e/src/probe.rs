@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxidask_comm::Credentials;
+use oxidask_identity::Role;
+use oxidask_proto::wire;
 use oxidask_proto::wire::scheduler_client::SchedulerClient;
-use oxidask_proto::{Role, wire};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::version::TLS13;

@@ -23,6 +23,7 @@ pub(crate) struct Family {
 pub(crate) const RUNTIME: Family = Family {
     packages: &[
         "oxidask-diagnostic",
+        "oxidask-identity",
         "oxidask-core",
         "oxidask-store",
         "oxidask-operator-api",
@@ -40,6 +41,7 @@ pub(crate) const RUNTIME: Family = Family {
     ],
     pure: &[
         "oxidask-diagnostic",
+        "oxidask-identity",
         "oxidask-core",
         "oxidask-store",
         "oxidask-operator-api",

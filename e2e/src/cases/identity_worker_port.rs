@@ -1,6 +1,6 @@
 //! A worker's data port gives nothing to callers without a right certificate.
 
-use oxidask_proto::Role;
+use oxidask_identity::Role;
 
 use crate::Outcome;
 use crate::case::{Case, Context};

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use oxidask_proto::Role;
+use oxidask_identity::Role;
 use serde_json::Value;
 
 use crate::Outcome;

@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
-use oxidask_operator_plan::{CertificateRequest, Role, names};
+use oxidask_identity::Role;
+use oxidask_operator_plan::{CertificateRequest, names};
 use oxidask_pki::{
     AUTHORITY_FILE, Authority, CERTIFICATE_FILE, KEY_FILE, LEAF_LIFETIME, Leaf, PkiError,
 };
@@ -124,7 +125,7 @@ async fn provide_leaf(
         Role::Worker | Role::Client | Role::Operator => Vec::new(),
     };
     let leaf = authority
-        .issue_with_names(issued(role), LEAF_LIFETIME, &dns_names)
+        .issue_with_names(role, LEAF_LIFETIME, &dns_names)
         .map_err(|source| failed(request, source))?;
     let name = names::certificate_secret(cluster, role);
     let secret = secret(request, &name, authority, &leaf);
@@ -157,15 +158,6 @@ fn secret(request: &CertificateRequest, name: &str, authority: &Authority, leaf:
         type_: Some("Opaque".to_owned()),
         data: Some(data.into()),
         ..Secret::default()
-    }
-}
-
-fn issued(role: Role) -> oxidask_pki::Role {
-    match role {
-        Role::Scheduler => oxidask_pki::Role::Scheduler,
-        Role::Worker => oxidask_pki::Role::Worker,
-        Role::Client => oxidask_pki::Role::Client,
-        Role::Operator => oxidask_pki::Role::Operator,
     }
 }
 

@@ -6,10 +6,11 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt as _};
+use oxidask_identity::Role;
 use oxidask_operator_api::kubernetes::{
     ClusterStatus, DaskCluster, DaskJob, DaskWorkerGroup, JobStatus, WorkerGroupStatus,
 };
-use oxidask_operator_plan::{COMPONENT, ObjectKind, Plan, Role, cluster, group, job, names};
+use oxidask_operator_plan::{COMPONENT, ObjectKind, Plan, cluster, group, job, names};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -10,8 +10,9 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, ResourceExt as _};
+use oxidask_identity::Role;
 use oxidask_operator_plan::cluster::SecretState;
-use oxidask_operator_plan::{Role, names};
+use oxidask_operator_plan::names;
 use oxidask_pki::{AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, not_after};
 
 use crate::cache::ClusterKey;
@@ -135,7 +136,7 @@ mod tests {
     fn the_state_says_whether_it_is_whole_and_when_it_ends() {
         let authority = Authority::new("n", "c").unwrap();
         let leaf = authority
-            .issue(oxidask_pki::Role::Worker, Duration::from_hours(1))
+            .issue(Role::Worker, Duration::from_hours(1))
             .unwrap();
         let data = [
             (AUTHORITY_FILE, authority.ca_pem()),

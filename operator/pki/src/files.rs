@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use oxidask_proto::Role;
+use oxidask_identity::Role;
 
 use crate::{Authority, Lifetime, PkiError};
 

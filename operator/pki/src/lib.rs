@@ -14,7 +14,7 @@ mod stored;
 use std::fmt;
 
 use oxidask_diagnostic::{Code, Coded};
-use oxidask_proto::{Identity, ProtoError};
+use oxidask_identity::{Identity, IdentityError};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -23,7 +23,7 @@ use rcgen::{
 
 pub use files::{AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE};
 pub use lifetime::{AUTHORITY_LIFETIME, BACKDATING, LEAF_LIFETIME, Lifetime};
-pub use oxidask_proto::Role;
+use oxidask_identity::Role;
 pub use reading::not_after;
 
 /// What can go wrong when certificates are made or written.
@@ -31,7 +31,7 @@ pub use reading::not_after;
 pub enum PkiError {
     /// The cluster's namespace or name cannot be part of an identity.
     #[error("no certificates can be made for this cluster")]
-    Identity(#[source] ProtoError),
+    Identity(#[source] IdentityError),
     /// A key or a certificate could not be made.
     #[error("the {what} could not be made")]
     Generate {

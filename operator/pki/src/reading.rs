@@ -11,5 +11,5 @@ use crate::PkiError;
 pub fn not_after(cert_pem: &str) -> Result<SystemTime, PkiError> {
     let der = CertificateDer::from_pem_slice(cert_pem.as_bytes());
     let der = der.map_err(|_| PkiError::Unreadable)?;
-    oxidask_proto::not_after(&der).ok_or(PkiError::Unreadable)
+    oxidask_identity::not_after(&der).ok_or(PkiError::Unreadable)
 }

@@ -3,7 +3,7 @@
 //! The certificate is not decoded: subject and key usages of an authority follow from the cluster's
 //! name, so only the key has to be read. What is checked is that both texts belong together.
 
-use oxidask_proto::{Identity, Role};
+use oxidask_identity::{Identity, Role};
 use rcgen::{Issuer, KeyPair};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;

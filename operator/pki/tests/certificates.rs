@@ -5,8 +5,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
+use oxidask_identity::Role;
 use oxidask_pki::{AUTHORITY_LIFETIME, Authority, LEAF_LIFETIME, Lifetime, PkiError, not_after};
-use oxidask_proto::Role;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};

@@ -28,7 +28,7 @@ pub use build::labels::{
 pub use error::PlanError;
 pub use plan::{
     Adoption, CertificateRequest, Deletion, DeletionReason, EventKind, Object, ObjectKey,
-    ObjectKind, Plan, PlannedEvent, Role, Settings,
+    ObjectKind, Plan, PlannedEvent, Settings,
 };
 
 /// A point in time, as the Kubernetes types have it.

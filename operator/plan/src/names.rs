@@ -6,7 +6,8 @@
 use oxidask_operator_api::CLUSTER_NAME_BYTES_MAX;
 use sha2::{Digest, Sha256};
 
-use crate::{PlanError, Role};
+use crate::PlanError;
+use oxidask_identity::Role;
 
 /// Bytes of a DNS label and of a label's value.
 pub const LABEL_BYTES_MAX: usize = 63;

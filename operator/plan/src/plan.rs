@@ -9,6 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use oxidask_identity::Role;
 use oxidask_operator_api::API_VERSION;
 use oxidask_operator_api::kubernetes::{DaskCluster, DaskWorkerGroup};
 use serde_json::{Value, json};
@@ -61,40 +62,6 @@ impl<S> Plan<S> {
             && self.apply.is_empty()
             && self.delete.is_empty()
             && self.events.is_empty()
-    }
-}
-
-/// Whom a certificate is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// The scheduler.
-    Scheduler,
-    /// The workers.
-    Worker,
-    /// Whoever submits work.
-    Client,
-    /// The operator.
-    Operator,
-}
-
-impl Role {
-    /// All roles.
-    pub const ALL: [Role; 4] = [Role::Scheduler, Role::Worker, Role::Client, Role::Operator];
-
-    /// The name in identities and in names of Secrets.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Scheduler => "scheduler",
-            Self::Worker => "worker",
-            Self::Client => "client",
-            Self::Operator => "operator",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

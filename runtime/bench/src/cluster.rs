@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use oxidask_client::Client;
 use oxidask_comm::Credentials;
+use oxidask_identity::Role;
 use oxidask_pki::Authority;
-use oxidask_proto::identity::Role;
 use tempfile::TempDir;
 
 use crate::Failure;

@@ -13,8 +13,8 @@ use std::sync::Once;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use oxidask_identity::Role;
 use oxidask_pki::{Authority, Lifetime};
-use oxidask_proto::Role;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::Value;
 use support::{Finished, Running, Workspace, eventually, signal};

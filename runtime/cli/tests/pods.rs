@@ -10,8 +10,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
 
+use oxidask_identity::Role;
 use oxidask_pki::Authority;
-use oxidask_proto::Role;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Running, Workspace, eventually};

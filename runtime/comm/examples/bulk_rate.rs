@@ -16,8 +16,8 @@ use bytes::Bytes;
 use oxidask_comm::{
     BulkObject, BulkPart, BulkPool, BulkSource, Credentials, install_crypto_provider, serve_bulk,
 };
+use oxidask_identity::Role;
 use oxidask_pki::Authority;
-use oxidask_proto::Role;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

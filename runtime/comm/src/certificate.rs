@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use oxidask_proto::{Identity, ProtoError, not_after};
+use oxidask_identity::{Identity, IdentityError, not_after};
 use rustls_pki_types::CertificateDer;
 
 /// What is wrong with a certificate whose chain is good.
@@ -18,7 +18,7 @@ pub enum CertificateFault {
     UriCount(usize),
     /// Its URI is not an identity.
     #[error(transparent)]
-    Identity(ProtoError),
+    Identity(#[from] IdentityError),
 }
 
 /// Who a certificate speaks for, and until when.
@@ -49,8 +49,8 @@ pub(crate) fn inspect(der: &CertificateDer<'_>) -> Result<Inspected, Certificate
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
+    use oxidask_identity::Role;
     use oxidask_pki::{Authority, Lifetime};
-    use oxidask_proto::Role;
     use rustls_pki_types::pem::PemObject;
 
     use super::*;

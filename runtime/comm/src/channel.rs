@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
-use oxidask_proto::Role;
+use oxidask_identity::Role;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tonic::transport::{Channel, Endpoint as GrpcEndpoint, Server, Uri};

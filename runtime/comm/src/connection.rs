@@ -9,7 +9,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use oxidask_proto::{Identity, Role, fault};
+use oxidask_identity::{Identity, Role};
+use oxidask_proto::fault;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::TlsStream;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io;
 
 use oxidask_diagnostic::{Code, Coded};
-use oxidask_proto::{Identity, ProtoError, Role};
+use oxidask_identity::{Identity, Role};
 
 use crate::certificate::CertificateFault;
 
@@ -281,11 +281,5 @@ impl Coded for CommError {
             }
             _ => self.code().hint(),
         })
-    }
-}
-
-impl From<ProtoError> for CertificateFault {
-    fn from(error: ProtoError) -> Self {
-        Self::Identity(error)
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use oxidask_proto::{Identity, Role};
+use oxidask_identity::{Identity, Role};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};

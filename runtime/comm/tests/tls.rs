@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use futures::Stream;
 use oxidask_comm::{BulkPool, CommError, Credentials, caller, connect, incoming, server};
 use oxidask_diagnostic::{Code, Coded};
+use oxidask_identity::Role;
 use oxidask_pki::{Authority, Lifetime};
 use oxidask_proto::wire::scheduler_client::SchedulerClient;
 use oxidask_proto::wire::scheduler_server::{Scheduler, SchedulerServer};
-use oxidask_proto::{Role, fault, wire};
+use oxidask_proto::{fault, wire};
 use support::{
     HOUR, accept_raw, authority, connect_raw, credentials, expired, listener, mixed, trusting_both,
     with_leaf,

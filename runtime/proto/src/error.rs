@@ -1,10 +1,8 @@
-//! What can be wrong with a message or an identity.
-
-use std::borrow::Cow;
+//! What can be wrong with a message.
 
 use oxidask_diagnostic::{Code, Coded};
 
-/// A message that cannot be understood, or a text that is no identity.
+/// A message that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtoError {
     /// A field that every sender sets is absent.
@@ -63,50 +61,18 @@ pub enum ProtoError {
         /// The peer's build.
         build: String,
     },
-    /// The text is not the URI of an identity.
-    #[error("`{uri}` is not an identity of the form `{}`", crate::identity::FORM)]
-    Identity {
-        /// The text, shortened if it is long.
-        uri: String,
-    },
-    /// The name cannot be part of an identity.
-    #[error("`{name}` cannot be the {what} of an identity")]
-    IdentityName {
-        /// `namespace` or `cluster`.
-        what: &'static str,
-        /// The name, shortened if it is long.
-        name: String,
-    },
-    /// The text is not a role.
-    #[error("`{role}` is not one of the roles scheduler, worker, client, operator")]
-    Role {
-        /// The text, shortened if it is long.
-        role: String,
-    },
 }
 
 impl Coded for ProtoError {
     fn code(&self) -> Code {
         match self {
             Self::LimitPassed { .. } => Code::LimitPassed,
-            Self::Identity { .. } | Self::IdentityName { .. } | Self::Role { .. } => {
-                Code::IdentityRejected
-            }
             Self::FieldMissing { .. }
             | Self::ColumnLength { .. }
             | Self::KeyBoundary { .. }
             | Self::KeyEmpty { .. }
             | Self::SlotsZero
             | Self::Version { .. } => Code::ProtocolMismatch,
-        }
-    }
-
-    fn hint(&self) -> Cow<'static, str> {
-        match self {
-            Self::IdentityName { .. } => Cow::Borrowed(
-                "use letters, digits, `-`, `_` and `.`, at most 253 characters, as Kubernetes does",
-            ),
-            _ => Cow::Borrowed(self.code().hint()),
         }
     }
 }

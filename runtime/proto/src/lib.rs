@@ -1,8 +1,8 @@
-//! Messages on the wire, identities, and conversions to domain types.
+//! Messages on the wire, and conversions to domain types.
 //!
-//! Owns the protocol: its version, its limits, the generated messages ([`wire`]), what is read from
-//! certificates, and one module of conversions per kind of message. Never opens a socket, never
-//! reads a body or a payload, never decides who may call what.
+//! Owns the protocol: its version, its limits, the generated messages ([`wire`]) and one module of
+//! conversions per kind of message. Never opens a socket, never reads a body or a payload, never
+//! decides who may call what.
 //!
 //! Invariants: conversions are lossless in both directions; whatever comes from a peer is checked
 //! here once, so that the core may index columns without asking again; nothing here panics.
@@ -11,16 +11,12 @@ mod error;
 pub mod fault;
 pub mod graph;
 pub mod hello;
-pub mod identity;
 pub mod ids;
 pub mod report;
-mod validity;
 pub mod wire;
 
 pub use error::ProtoError;
 pub use hello::{BUILD, PROTOCOL_VERSION};
-pub use identity::{Identity, Role};
-pub use validity::not_after;
 
 /// Bytes of one encoded message. Set it on both sides of each stream; tonic's own limit is 4 MiB.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;

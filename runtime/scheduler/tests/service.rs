@@ -13,8 +13,9 @@ mod support;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use oxidask_identity::Role;
 use oxidask_proto::fault::from_status;
-use oxidask_proto::{Role, wire};
+use oxidask_proto::wire;
 use support::{Cluster, Fetched, PATIENCE, ScriptedWorker, Session};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

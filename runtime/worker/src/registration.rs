@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use oxidask_comm::{CommError, connect};
 use oxidask_core::WorkerId;
+use oxidask_identity::Role;
 use oxidask_proto::wire::scheduler_client::SchedulerClient;
-use oxidask_proto::{MESSAGE_BYTES_MAX, Role, fault, hello, ids, wire};
+use oxidask_proto::{MESSAGE_BYTES_MAX, fault, hello, ids, wire};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::timeout;

@@ -9,6 +9,7 @@ use crate::process::{cargo, output};
 /// Crates that decide everything hard: no runtime, no network, no engine, no randomness.
 const PURE: &[&str] = &[
     "oxidask-diagnostic",
+    "oxidask-identity",
     "oxidask-core",
     "oxidask-store",
     "oxidask-operator-api",

@@ -3,8 +3,9 @@
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::runtime::watcher::Event;
+use oxidask_identity::Role;
 use oxidask_operator_api::kubernetes::{DaskJob, JobState, JobStatus};
-use oxidask_operator_plan::{CertificateRequest, Deletion, DeletionReason, PlannedEvent, Role};
+use oxidask_operator_plan::{CertificateRequest, Deletion, DeletionReason, PlannedEvent};
 use oxidask_pki::Authority;
 
 use super::*;

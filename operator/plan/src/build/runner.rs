@@ -12,7 +12,8 @@ use super::labels::{self, CLUSTER_NAME, COMPONENT, JOB_RUNNER, RUNNER_START};
 use super::pod::{self, Part, Probes, variable};
 use super::template::Template;
 use super::work::{self, MANIFEST_KEY, TEXT_FILE};
-use crate::{PlanError, Role, Settings, names, owner};
+use crate::{PlanError, Settings, names, owner};
+use oxidask_identity::Role;
 
 /// The name of the runner's container.
 pub(crate) const CONTAINER: &str = "runner";

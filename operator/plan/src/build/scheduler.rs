@@ -11,7 +11,8 @@ use oxidask_operator_api::kubernetes::DaskCluster;
 use super::labels::{self, CLUSTER_NAME, COMPONENT};
 use super::pod::{self, HTTP_PORT, Part, Probes};
 use super::template::Template;
-use crate::{PlanError, Role, Settings, names, owner};
+use crate::{PlanError, Settings, names, owner};
+use oxidask_identity::Role;
 
 /// The scheduler's ports, in the pod and in the Service.
 pub(crate) const PORTS: [(&str, i32); 2] = [("tcp-comm", names::COMM_PORT), (HTTP_PORT, 8787)];

@@ -15,7 +15,8 @@ use oxidask_operator_api::{DEFAULT_SLOTS, Quantity, THREADS_MAX, Worker};
 use super::labels::{self, CLUSTER_NAME, COMPONENT, WORKER_GROUP_NAME};
 use super::pod::{self, HTTP_PORT, Part, Probes, variable};
 use super::template::Template;
-use crate::{PlanError, Role, Settings, names, owner};
+use crate::{PlanError, Settings, names, owner};
+use oxidask_identity::Role;
 
 /// A worker's ports.
 const PORTS: [(&str, i32); 2] = [(HTTP_PORT, 8788), ("tcp-data", 8789)];

@@ -9,7 +9,8 @@ use oxidask_operator_api::kubernetes::DaskCluster;
 
 use super::Observed;
 use crate::build::labels;
-use crate::{CertificateRequest, Role, Timestamp, names, owner};
+use crate::{CertificateRequest, Timestamp, names, owner};
+use oxidask_identity::Role;
 
 /// How long before its end a certificate is replaced.
 pub const RENEW_BEFORE: Duration = Duration::from_hours(30 * 24);

@@ -1,10 +1,9 @@
 //! A cluster from its manifest to its end.
 
 use crate::support::*;
+use oxidask_identity::Role;
 use oxidask_operator_api::kubernetes::Phase;
-use oxidask_operator_plan::{
-    APPLIED_HASH, CLUSTER_REPLICAS, DeletionReason, EventKind, Object, Role,
-};
+use oxidask_operator_plan::{APPLIED_HASH, CLUSTER_REPLICAS, DeletionReason, EventKind, Object};
 use serde_json::json;
 
 fn two_workers() -> World {

@@ -8,13 +8,14 @@ use k8s_openapi::api::core::v1::{
     ContainerStateWaiting, ContainerStatus, Pod, PodCondition, PodStatus, Service,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference, Time};
+use oxidask_identity::Role;
 use oxidask_operator_api::kubernetes::{
     ClusterStatus, DaskCluster, DaskJob, DaskWorkerGroup, JobStatus, WorkerGroupStatus,
 };
 use oxidask_operator_plan::cluster::SecretState;
 use oxidask_operator_plan::{
-    Deletion, Object, ObjectKind, Plan, PlannedEvent, Role, Settings, Timestamp, cluster, group,
-    job, names,
+    Deletion, Object, ObjectKind, Plan, PlannedEvent, Settings, Timestamp, cluster, group, job,
+    names,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use oxidask_comm::Credentials;
 use oxidask_diagnostic::{Code, Diagnostic};
+use oxidask_identity::Role;
 use oxidask_operator_api::{ClusterPlan, GroupPlan};
-use oxidask_proto::Role;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinSet;
 use tokio::time::Instant;

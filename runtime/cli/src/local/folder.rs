@@ -9,8 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use oxidask_identity::Role;
 use oxidask_pki::Authority;
-use oxidask_proto::Role;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oxidask_proto::Role;
+use oxidask_identity::Role;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::client::BulkConnection;

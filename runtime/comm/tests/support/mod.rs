@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxidask_comm::{Credentials, install_crypto_provider};
+use oxidask_identity::Role;
 use oxidask_pki::{Authority, Leaf, Lifetime};
-use oxidask_proto::Role;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{ProtoError, excerpt};
+use crate::error::{IdentityError, excerpt};
 
 /// The form of an identity's URI, for messages.
 pub const FORM: &str = "spiffe://oxidask/ns/NAMESPACE/cluster/NAME/role/ROLE";
@@ -49,11 +49,11 @@ impl fmt::Display for Role {
 }
 
 impl FromStr for Role {
-    type Err = ProtoError;
+    type Err = IdentityError;
 
-    fn from_str(text: &str) -> Result<Self, ProtoError> {
+    fn from_str(text: &str) -> Result<Self, IdentityError> {
         let found = Self::ALL.into_iter().find(|role| role.name() == text);
-        found.ok_or_else(|| ProtoError::Role {
+        found.ok_or_else(|| IdentityError::Role {
             role: excerpt(text),
         })
     }
@@ -72,10 +72,10 @@ pub struct Identity {
 
 impl Identity {
     /// An identity whose names are checked.
-    pub fn new(namespace: &str, cluster: &str, role: Role) -> Result<Self, ProtoError> {
+    pub fn new(namespace: &str, cluster: &str, role: Role) -> Result<Self, IdentityError> {
         for (what, name) in [("namespace", namespace), ("cluster", cluster)] {
             if !is_name(name) {
-                return Err(ProtoError::IdentityName {
+                return Err(IdentityError::Name {
                     what,
                     name: excerpt(name),
                 });
@@ -118,10 +118,10 @@ impl fmt::Display for Identity {
 }
 
 impl FromStr for Identity {
-    type Err = ProtoError;
+    type Err = IdentityError;
 
-    fn from_str(uri: &str) -> Result<Self, ProtoError> {
-        let refused = || ProtoError::Identity { uri: excerpt(uri) };
+    fn from_str(uri: &str) -> Result<Self, IdentityError> {
+        let refused = || IdentityError::Form { uri: excerpt(uri) };
         let path = uri.strip_prefix("spiffe://oxidask/").ok_or_else(refused)?;
         let parts: Vec<&str> = path.splitn(7, '/').collect();
         let ["ns", namespace, "cluster", cluster, "role", role] = parts[..] else {
