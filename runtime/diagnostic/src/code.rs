@@ -94,6 +94,8 @@ codes! {
         "check the folder, its permissions and the free space; an existing output is never overwritten";
     QueryFailed = 225, "a query failed while it ran",
         "the message says why; check the values that the expression meets";
+    DataChanged = 226, "data changed while a query was at work",
+        "run it again; do not write to the files of a query before it is done";
     // Workers and data.
     MemoryExceeded = 301, "a result does not fit into the worker's memory",
         "raise the worker's memory limit, or make the task's result smaller";
@@ -113,6 +115,8 @@ codes! {
         "upgrade in this order: operator, scheduler, workers; and the clients with them";
     GraphCancelled = 309, "the graph was cancelled",
         "submit it again if this was not intended";
+    SpillDamaged = 310, "a result that a worker had moved to its disk is damaged",
+        "the result is computed again by itself; check the disk of the worker";
     // TLS and identity.
     CertificateFiles = 401, "the certificate files cannot be used",
         "the folder of --tls-dir needs ca.crt, tls.crt and tls.key of this cluster";

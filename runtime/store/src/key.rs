@@ -60,6 +60,10 @@ impl Hasher for IdHasher {
         self.write_u64(u64::from(number));
     }
 
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+
     fn write_u64(&mut self, number: u64) {
         self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(MULTIPLIER);
     }
@@ -135,6 +139,11 @@ impl<V> KeyMap<V> {
                 .iter()
                 .map(|(task, value)| (ResultKey::new(*graph, *task), value))
         })
+    }
+
+    /// The values, in no order.
+    pub fn into_values(self) -> impl Iterator<Item = V> {
+        self.graphs.into_values().flat_map(HashMap::into_values)
     }
 
     /// Number of values. Costs a look at each graph.
