@@ -1,5 +1,5 @@
-//! How fast the bulk data plane is: GiB per second with large objects, objects per second with
-//! tiny ones, once within a process and once between two.
+//! How fast the bulk data plane is: GiB per second with large objects and with their pieces,
+//! objects and pieces per second with tiny ones, once within a process and once between two.
 //!
 //! ```text
 //! cargo run --release -p oxidask-comm --example bulk_rate
@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use oxidask_comm::{
-    BulkObject, BulkPart, BulkPool, BulkSource, Credentials, install_crypto_provider, serve_bulk,
+    BULK_WHOLE, BulkFound, BulkObject, BulkPart, BulkPiece, BulkPieceRequest, BulkPool, BulkRead,
+    BulkSource, Credentials, install_crypto_provider, serve_bulk,
 };
 use oxidask_identity::Role;
 use oxidask_pki::Authority;
@@ -28,6 +30,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const LARGE: u64 = 1 << 32;
+/// Objects from here on are large, and not at hand.
+const STORED: u64 = 1 << 48;
 const LARGE_BYTES: usize = 64 * 1024 * 1024;
 const LARGE_COUNT: u64 = 16;
 const TINY_COUNT: u64 = 200_000;
@@ -38,18 +42,51 @@ struct Objects {
     tiny: Bytes,
 }
 
-impl BulkSource for Objects {
-    fn get(&self, key: u64) -> Option<BulkObject> {
-        let part = if key >= LARGE {
+impl Objects {
+    fn part(&self, key: u64) -> &Bytes {
+        if key >= LARGE {
             &self.large
         } else {
             &self.tiny
-        };
-        Some(BulkObject {
+        }
+    }
+}
+
+impl BulkSource for Objects {
+    fn find(&self, key: u64) -> BulkFound {
+        if key >= STORED {
+            return BulkFound::Stored {
+                kind: 1,
+                bytes: self.large.len() as u64,
+            };
+        }
+        BulkFound::Here(BulkObject {
             kind: 1,
-            parts: vec![part.clone()],
+            parts: vec![self.part(key).clone()],
         })
     }
+
+    fn read(&self, request: BulkPieceRequest) -> BoxFuture<'_, BulkRead> {
+        let part = self.part(request.key);
+        let length = part.len() as u64;
+        let start = request.offset.min(length);
+        let end = start.saturating_add(request.bytes_max).min(length);
+        let bytes = usize::try_from(start)
+            .ok()
+            .zip(usize::try_from(end).ok())
+            .map(|(start, end)| part.slice(start..end));
+        let piece = bytes.map(|bytes| BulkPiece {
+            kind: 1,
+            version: 1,
+            total_bytes: length,
+            parts: vec![bytes],
+        });
+        Box::pin(std::future::ready(
+            piece.map_or(BulkRead::Missing, BulkRead::Found),
+        ))
+    }
+
+    fn free(&self, _: &[(u64, u32)]) {}
 }
 
 fn main() -> Result<(), Failure> {
@@ -178,6 +215,54 @@ async fn measure(address: &str, dir: &str) -> Result<(), Failure> {
         rates.push(count(found.len() as u64) / start.elapsed().as_secs_f64() / 1e6);
     }
     print("tiny objects, million/s", rates);
+    measure_pieces(&pool, address).await
+}
+
+async fn measure_pieces(pool: &BulkPool, address: &str) -> Result<(), Failure> {
+    let stored: Vec<u64> = (STORED..STORED + LARGE_COUNT).collect();
+    let mut rates = Vec::new();
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        let found = pool.fetch(address, &stored).await?;
+        let objects = found.iter().flat_map(|(_, object)| object);
+        let bytes: u64 = objects.map(BulkObject::len).sum();
+        rates.push(gibibytes(bytes) / start.elapsed().as_secs_f64());
+    }
+    print("not at hand, GiB/s", rates);
+
+    let piece = |key: u64, offset: u64| BulkPieceRequest {
+        key,
+        slice: BULK_WHOLE,
+        offset,
+        bytes_max: 8 << 20,
+    };
+    let mut rates = Vec::new();
+    for _ in 0..ROUNDS {
+        let (start, mut bytes) = (Instant::now(), 0);
+        for key in LARGE..LARGE + LARGE_COUNT {
+            let mut offset = 0;
+            while offset < LARGE_BYTES as u64 {
+                let found = pool.read_pieces(address, &[piece(key, offset)]).await?;
+                offset += found
+                    .into_iter()
+                    .filter_map(BulkRead::piece)
+                    .map(|piece| piece.len())
+                    .sum::<u64>();
+            }
+            bytes += offset;
+        }
+        rates.push(gibibytes(bytes) / start.elapsed().as_secs_f64());
+    }
+    print("pieces of 8 MiB, GiB/s", rates);
+
+    let tiny: Vec<_> = (0..TINY_COUNT).map(|key| piece(key, 0)).collect();
+    let mut rates = Vec::new();
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        let found = pool.read_pieces(address, &tiny).await?;
+        rates.push(count(found.len() as u64) / start.elapsed().as_secs_f64() / 1e6);
+    }
+    print("tiny pieces, million/s", rates);
     Ok(())
 }
 

@@ -188,6 +188,12 @@ pub enum CommError {
         /// What is wrong.
         what: &'static str,
     },
+    /// An object could not be read to its end, or went away, while it was sent.
+    #[error("what `{address}` was being sent could not be read to its end")]
+    SourceGone {
+        /// The peer.
+        address: String,
+    },
     /// Whoever asked for the parts of a transfer went away.
     #[error("the receiver of the transfer from `{address}` is gone")]
     ReceiverGone {
@@ -233,6 +239,7 @@ impl CommError {
             Self::Forbidden { .. } => "forbidden",
             Self::Transfer { .. } | Self::Stalled { .. } => "transfer",
             Self::Nonsense { .. } => "protocol",
+            Self::SourceGone { .. } => "source",
             Self::ReceiverGone { .. } => "receiver",
         }
     }
@@ -262,7 +269,9 @@ impl Coded for CommError {
             | Self::IdentityRefusedByPeer { .. }
             | Self::CallerUnknown => Code::IdentityRejected,
             Self::Forbidden { .. } => Code::CallForbidden,
-            Self::Transfer { .. } | Self::ReceiverGone { .. } => Code::ResultUnavailable,
+            Self::Transfer { .. } | Self::SourceGone { .. } | Self::ReceiverGone { .. } => {
+                Code::ResultUnavailable
+            }
             Self::Stalled { .. } => Code::PeerTooSlow,
             Self::Nonsense { .. } => Code::ProtocolMismatch,
         }

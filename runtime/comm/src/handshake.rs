@@ -23,7 +23,7 @@ use crate::verify::{IdentityFault, check_identity};
 pub(crate) const HANDSHAKE_SECONDS_MAX: u64 = 5;
 
 /// The server's first bytes on the data port.
-pub(crate) const BULK_GREETING: &[u8; 8] = b"OXBULK1\n";
+pub(crate) const BULK_GREETING: &[u8; 8] = b"OXBULK2\n";
 /// The same for a peer whose role may not use it.
 pub(crate) const BULK_REFUSAL: &[u8; 8] = b"OXROLE!\n";
 

@@ -24,7 +24,10 @@ mod warnings;
 
 pub use accept::incoming;
 pub use address::check_address;
-pub use bulk::{BulkObject, BulkPart, BulkPool, BulkSource, serve_bulk};
+pub use bulk::{
+    BULK_WHOLE, BulkFound, BulkObject, BulkPart, BulkPiece, BulkPieceRequest, BulkPool, BulkRead,
+    BulkSource, serve_bulk,
+};
 pub use channel::{connect, server};
 pub use connection::{Connection, Peer, caller};
 pub use credentials::{Credentials, install_crypto_provider};

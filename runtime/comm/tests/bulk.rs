@@ -10,7 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use oxidask_comm::{BulkObject, BulkPart, BulkPool, BulkSource, CommError, serve_bulk};
+use futures::future::BoxFuture;
+use oxidask_comm::{
+    BulkFound, BulkObject, BulkPart, BulkPieceRequest, BulkPool, BulkRead, BulkSource, CommError,
+    serve_bulk,
+};
 use oxidask_diagnostic::{Code, Coded};
 use oxidask_identity::Role;
 use oxidask_pki::Authority;
@@ -23,7 +27,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 const PROTOCOL: &[u8] = b"oxidask-bulk/1";
-const GREETING: &[u8] = b"OXBULK1\n";
+const GREETING: &[u8] = b"OXBULK2\n";
 
 #[derive(Default)]
 struct Objects {
@@ -32,9 +36,17 @@ struct Objects {
 }
 
 impl BulkSource for Objects {
-    fn get(&self, key: u64) -> Option<BulkObject> {
+    fn find(&self, key: u64) -> BulkFound {
         self.gets.fetch_add(1, Ordering::Relaxed);
-        self.objects.get(&key).cloned()
+        BulkFound::from(self.objects.get(&key).cloned())
+    }
+
+    fn read(&self, _: BulkPieceRequest) -> BoxFuture<'_, BulkRead> {
+        panic!("these tests read no pieces")
+    }
+
+    fn free(&self, _: &[(u64, u32)]) {
+        panic!("these tests free nothing")
     }
 }
 

@@ -120,6 +120,7 @@ impl Answers {
                 let report = TaskReport::Finished {
                     bytes: 8,
                     duration_micros: 3,
+                    rows: 1,
                 };
                 let at = worker.0 as usize;
                 if self.reports.len() <= at {

@@ -9,6 +9,8 @@ pub struct CoreConfig {
     /// A task that was running on more workers that died than this fails; 255 or more: never.
     pub crash_limit: u32,
     /// A task whose inputs could not be fetched more often than this fails; 255 or more: never.
+    /// An attempt counts only if it brought no news: an input that is lost is news, as long as it
+    /// was not lost more often than this itself.
     pub fetch_limit: u32,
     /// How long the graphs of a client that went away go on without one.
     pub client_grace_micros: u64,

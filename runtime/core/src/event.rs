@@ -42,6 +42,8 @@ pub enum TaskReport {
         bytes: u64,
         /// Time between start and end of the run, without fetching.
         duration_micros: u64,
+        /// Rows of the result, if it is a table.
+        rows: u64,
     },
     /// The run failed.
     Failed {
@@ -50,7 +52,8 @@ pub enum TaskReport {
         /// Whether another attempt may do better; false for a body that cannot be understood.
         is_retryable: bool,
     },
-    /// Inputs could not be fetched; the task did not run.
+    /// Inputs could not be fetched before the run, or were not delivered to it while it ran: there
+    /// is no result, and the task is not to blame.
     InputsLost {
         /// Each input with the worker that did not deliver it.
         lost: Vec<(TaskRef, WorkerId)>,

@@ -23,6 +23,8 @@ pub(crate) struct Entry {
     /// Slots it takes there.
     pub(crate) slots: u32,
     pub(crate) is_started: bool,
+    /// How many tasks of its graph had finished when it was handed over.
+    pub(crate) finishes_before: u64,
 }
 
 impl Entry {
@@ -175,6 +177,11 @@ impl Worker {
         }
         self.entries.push(Some(entry));
         u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    /// The task at a position.
+    pub(crate) fn entry(&self, position: u32) -> Option<&Entry> {
+        self.entries.get(position as usize)?.as_ref()
     }
 
     /// Removes the task at a position.

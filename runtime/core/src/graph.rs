@@ -29,6 +29,11 @@ pub(crate) struct Group {
     pub(crate) counts: [u32; TaskState::COUNT],
     /// Bytes of results that are held, each counted once.
     pub(crate) bytes: u64,
+    /// Rows of all results so far, also those that were released. A result that was computed again
+    /// counts again.
+    pub(crate) rows: u64,
+    /// Bytes of all results so far, likewise.
+    pub(crate) made_bytes: u64,
     /// Moving average of run times, times 16.
     duration_x16: Option<u64>,
 }
@@ -39,8 +44,16 @@ impl Group {
             name,
             counts: [0; TaskState::COUNT],
             bytes: 0,
+            rows: 0,
+            made_bytes: 0,
             duration_x16: None,
         }
+    }
+
+    /// Counts what a task has made.
+    pub(crate) fn made(&mut self, bytes: u64, rows: u64) {
+        self.rows = self.rows.saturating_add(rows);
+        self.made_bytes = self.made_bytes.saturating_add(bytes);
     }
 
     /// Takes the run time of a task into the average with a weight of one eighth.
@@ -57,6 +70,15 @@ impl Group {
         let micros = self.duration_x16? / 16;
         Some(u32::try_from(micros).unwrap_or(u32::MAX).max(1))
     }
+}
+
+/// A result that was reported as lost.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Loss {
+    /// How often.
+    pub(crate) count: u32,
+    /// How many tasks of the graph had finished when it was last made again; 0 before.
+    remade_at: u64,
 }
 
 /// Why tasks failed.
@@ -117,6 +139,10 @@ pub(crate) struct Graph {
     holder_count: Vec<u8>,
     holders_inline: Vec<[WorkerId; HOLDERS_INLINE]>,
     holders_spilled: IdMap<u32, Vec<WorkerId>>,
+    /// Results that somebody could not read although their holders live.
+    losses: IdMap<u32, Loss>,
+    /// Tasks that have finished, again and again.
+    pub(crate) finishes: u64,
     keys: String,
     key_ends: Vec<u32>,
     input_ends: Vec<u32>,
@@ -175,6 +201,8 @@ impl Graph {
             holder_count: Vec::new(),
             holders_inline: Vec::new(),
             holders_spilled: IdMap::default(),
+            losses: IdMap::default(),
+            finishes: 0,
             keys: String::new(),
             key_ends: Vec::new(),
             input_ends: Vec::new(),
@@ -398,6 +426,32 @@ impl Graph {
             }
         }
         true
+    }
+
+    /// A result was reported as lost.
+    pub(crate) fn note_loss(&mut self, task: u32) {
+        let loss = self.losses.entry(task).or_default();
+        loss.count = loss.count.saturating_add(1);
+    }
+
+    /// How often a result was reported as lost.
+    pub(crate) fn loss_count(&self, task: u32) -> u32 {
+        self.losses.get(&task).map_or(0, |loss| loss.count)
+    }
+
+    /// A task has finished, perhaps not for the first time.
+    pub(crate) fn note_finish(&mut self, task: u32) {
+        self.finishes += 1;
+        if let Some(loss) = self.losses.get_mut(&task) {
+            loss.remade_at = self.finishes;
+        }
+    }
+
+    /// Whether a result was lost and made again since so many tasks had finished.
+    pub(crate) fn was_remade_since(&self, task: u32, finishes: u64) -> bool {
+        self.losses
+            .get(&task)
+            .is_some_and(|loss| loss.remade_at > finishes)
     }
 
     /// Removes all holders.

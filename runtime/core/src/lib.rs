@@ -12,6 +12,7 @@ mod fleet;
 mod graph;
 mod ids;
 mod invariants;
+mod losses;
 mod machine;
 mod place;
 mod react;

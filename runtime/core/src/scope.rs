@@ -80,6 +80,7 @@ impl Scope<'_> {
             expected_micros: expected_micros(self.graph, self.config, task),
             slots: worker.slots_taken(class.requirement.slots),
             is_started: false,
+            finishes_before: self.graph.finishes,
         };
         worker.use_resources(&class.requirement.resources, true);
         self.graph.entry[at] = worker.add(entry);
@@ -191,6 +192,7 @@ impl Scope<'_> {
     pub(crate) fn finish(&mut self, task: u32, place: u32, bytes: u64, duration_micros: u64) {
         let at = task as usize;
         self.detach(task);
+        self.graph.note_finish(task);
         let group = self.graph.group_of_mut(task);
         group.observe(duration_micros);
         group.bytes = group.bytes.saturating_add(bytes);
@@ -306,7 +308,7 @@ impl Scope<'_> {
     }
 
     /// Whether the client, or a task that has not started, needs the result. A task that runs has
-    /// fetched it already.
+    /// fetched it already; if it reads it while it runs, it says what it misses.
     fn is_result_needed(&self, task: u32) -> bool {
         if self.graph.is_wanted[task as usize] {
             return true;
@@ -398,23 +400,6 @@ impl Scope<'_> {
         } else {
             self.fail(task, error);
         }
-    }
-
-    /// Inputs of an attempt could not be fetched: again, unless this happens all the time.
-    pub(crate) fn fetch_failed(&mut self, task: u32) {
-        let at = task as usize;
-        self.graph.fetch_failures[at] = self.graph.fetch_failures[at].saturating_add(1);
-        let count = u32::from(self.graph.fetch_failures[at]);
-        if count <= self.config.fetch_limit {
-            self.requeue(task);
-            return;
-        }
-        let key = self.graph.key(task);
-        let message = format!("inputs of task `{key}` could not be fetched {count} times");
-        self.fail(
-            task,
-            Arc::new(Diagnostic::new(Code::ResultUnavailable, message)),
-        );
     }
 
     /// The worker that ran the task has died: again, unless too many did.

@@ -31,6 +31,10 @@ pub struct GroupProgress {
     pub failed: u64,
     /// Bytes of the results that are held, each counted once.
     pub bytes: u64,
+    /// Rows of all results so far, also those that are gone; results computed again count again.
+    pub rows: u64,
+    /// Bytes of all results so far, likewise.
+    pub made_bytes: u64,
 }
 
 /// One graph in a list.
@@ -109,6 +113,8 @@ pub(crate) fn progress(graph: &Graph) -> GraphProgress {
             running: count(TaskState::Running),
             failed: count(TaskState::Failed),
             bytes: group.bytes,
+            rows: group.rows,
+            made_bytes: group.made_bytes,
         }
     });
     GraphProgress {

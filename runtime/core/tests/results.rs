@@ -162,6 +162,7 @@ fn a_chain_of_a_million_is_computed_again_without_deep_recursion() {
         let report = TaskReport::Finished {
             bytes: 8,
             duration_micros: 1,
+            rows: 0,
         };
         let reports = vec![(assigned, attempt, report)];
         cluster.core.react(
@@ -341,6 +342,7 @@ fn reports_of_another_attempt_worker_or_epoch_change_nothing() {
     let finished = || TaskReport::Finished {
         bytes: 1,
         duration_micros: 1,
+        rows: 0,
     };
     let other_epoch = Attempt {
         epoch: new.epoch + 1,

@@ -76,6 +76,13 @@ struct Job {
     is_started: bool,
 }
 
+impl Job {
+    /// Every third task reads its inputs while it runs.
+    fn is_streaming(&self) -> bool {
+        self.task.task.0.is_multiple_of(3)
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Message {
     Report(TaskRef, Attempt, TaskReport),
@@ -315,6 +322,10 @@ impl Simulation {
             return;
         };
         let job = jobs[at].clone();
+        if job.is_streaming() {
+            self.start_streaming(id, at, is_kept);
+            return;
+        }
         let mut lost = Vec::new();
         let mut fetched = Vec::new();
         for (input, holders) in &job.inputs {
@@ -355,6 +366,31 @@ impl Simulation {
         worker.jobs[at].is_started = true;
     }
 
+    /// A task that reads its inputs while it runs starts whatever is there.
+    fn start_streaming(&mut self, id: WorkerId, at: usize, is_told: bool) {
+        let worker = self.workers.get_mut(&id).unwrap();
+        let job = &mut worker.jobs[at];
+        job.is_started = true;
+        if is_told {
+            let message = Message::Report(job.task, job.attempt, TaskReport::Started);
+            worker.outbox.push_back(message);
+        }
+    }
+
+    /// What a task that reads its inputs while it runs cannot read.
+    fn missed(&self, job: &Job) -> Vec<(TaskRef, WorkerId)> {
+        let is_held = |input: TaskRef, holder: &WorkerId| {
+            let worker = self.workers.get(holder);
+            worker.is_some_and(|worker| worker.held.contains(&input))
+        };
+        let missed = job.inputs.iter().filter(|(input, holders)| {
+            job.is_streaming() && !holders.iter().any(|holder| is_held(*input, holder))
+        });
+        let named =
+            missed.flat_map(|(input, holders)| holders.iter().map(|holder| (*input, *holder)));
+        named.collect()
+    }
+
     /// The worker ends its first started task.
     fn finish(&mut self, number: u8) {
         let Some(id) = self.pick(number) else { return };
@@ -363,6 +399,14 @@ impl Simulation {
             return;
         };
         let job = worker.jobs.remove(at);
+        let lost = self.missed(&job);
+        let worker = self.workers.get_mut(&id).unwrap();
+        if !lost.is_empty() {
+            let report = TaskReport::InputsLost { lost };
+            let message = Message::Report(job.task, job.attempt, report);
+            worker.outbox.push_back(message);
+            return;
+        }
         let index = job.task.task.0;
         let task = &self.tasks[index as usize];
         let failed = self.failures.get(&index).copied().unwrap_or(0);
@@ -379,6 +423,7 @@ impl Simulation {
             TaskReport::Finished {
                 bytes: u64::from(index) * 50_000,
                 duration_micros,
+                rows: u64::from(index),
             }
         };
         worker

@@ -8,6 +8,8 @@ use oxidask_diagnostic::Diagnostic;
 use oxidask_store::Payload;
 use tokio_util::sync::CancellationToken;
 
+use crate::streams::{Memory, NoStreams, OwnMemory, RunProgress, StreamedInputs};
+
 /// What one attempt of a task is given.
 #[derive(Debug, Clone)]
 pub struct TaskContext {
@@ -17,14 +19,42 @@ pub struct TaskContext {
     pub attempt: u32,
     /// Slots that the task holds: threads it may keep busy.
     pub slots: u32,
+    /// Which part of the body this task runs; 0 for bodies without parts.
+    pub part: u32,
+    /// Inputs that are read while the task runs. They are not among those given to
+    /// [`Program::run`].
+    pub streams: Arc<dyn StreamedInputs>,
+    /// The run's share of the worker's memory.
+    pub memory: Arc<dyn Memory>,
+    /// What the run has made so far.
+    pub progress: Arc<RunProgress>,
     /// Bytes of memory that the whole worker may use.
     pub memory_bytes: u64,
     /// Relative locations start here: the manifest's folder, or `workingDir` in a pod.
     pub base_dir: PathBuf,
-    /// An existing folder of the worker for temporary files.
+    /// A folder for the run's temporary files. Whoever needs it makes it; it goes with the run.
     pub scratch_dir: PathBuf,
     /// Fires when the attempt is cancelled: the executor then ends soon, its outcome is dropped.
     pub cancelled: CancellationToken,
+}
+
+impl TaskContext {
+    /// For a run that stands alone: one slot, no streamed inputs, memory of its own.
+    pub fn alone(memory_bytes: u64, base_dir: PathBuf, scratch_dir: PathBuf) -> Self {
+        Self {
+            key: "task".into(),
+            attempt: 1,
+            slots: 1,
+            part: 0,
+            streams: Arc::new(NoStreams),
+            memory: Arc::new(OwnMemory::new(memory_bytes)),
+            progress: Arc::default(),
+            memory_bytes,
+            base_dir,
+            scratch_dir,
+            cancelled: CancellationToken::new(),
+        }
+    }
 }
 
 /// Why a run failed.

@@ -14,8 +14,13 @@ mod executor;
 pub mod guard;
 mod operations;
 mod registry;
+mod streams;
 
 pub use body::{Body, BodyError, encode_into};
 pub use builtin::{Builtin, TableToCsv};
 pub use executor::{Executor, Program, TaskContext, TaskError};
 pub use registry::Registry;
+pub use streams::{
+    Memory, MemoryRefused, NoStreams, OwnMemory, Piece, PieceRequest, RunProgress, StreamedInputs,
+    WHOLE,
+};

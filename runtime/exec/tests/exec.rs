@@ -41,13 +41,12 @@ impl Fixture {
 
     fn context(&self) -> TaskContext {
         TaskContext {
-            key: "task".into(),
-            attempt: 1,
-            slots: 1,
-            memory_bytes: 1 << 30,
-            base_dir: self.base.path().to_owned(),
-            scratch_dir: self.scratch.path().to_owned(),
             cancelled: self.cancelled.clone(),
+            ..TaskContext::alone(
+                1 << 30,
+                self.base.path().to_owned(),
+                self.scratch.path().to_owned(),
+            )
         }
     }
 
@@ -232,10 +231,12 @@ async fn a_program_that_cannot_start_is_named() {
 }
 
 #[tokio::test]
-async fn a_scratch_folder_that_is_gone_is_an_error_of_the_worker() {
+async fn a_scratch_folder_that_cannot_be_made_is_an_error_of_the_worker() {
     let fixture = Fixture::new();
     let mut context = fixture.context();
-    context.scratch_dir = fixture.scratch.path().join("gone");
+    let file = fixture.scratch.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    context.scratch_dir = file.join("folder");
     let program = Builtin::new().prepare(&shell("true")).unwrap();
     let error = program.run(vec![], context).await.unwrap_err();
     assert_eq!(error.diagnostic.code, Code::WorkerDisk);

@@ -35,6 +35,16 @@ pub enum ProtoError {
         /// The task's position in its chunk.
         position: usize,
     },
+    /// A task reads more inputs while it runs than it has.
+    #[error("task number `{position}` of a graph chunk streams `{streamed}` of `{inputs}` inputs")]
+    StreamedInputs {
+        /// The task's position in its chunk.
+        position: usize,
+        /// Inputs that it is said to read while it runs.
+        streamed: u32,
+        /// Inputs that it has.
+        inputs: u32,
+    },
     /// A requirement asks for no slot at all.
     #[error("a requirement of a graph chunk asks for `0` slots")]
     SlotsZero,
@@ -71,6 +81,7 @@ impl Coded for ProtoError {
             | Self::ColumnLength { .. }
             | Self::KeyBoundary { .. }
             | Self::KeyEmpty { .. }
+            | Self::StreamedInputs { .. }
             | Self::SlotsZero
             | Self::Version { .. } => Code::ProtocolMismatch,
         }

@@ -138,6 +138,9 @@ pub struct Finished {
     pub bytes: u64,
     #[prost(uint64, tag = "2")]
     pub duration_micros: u64,
+    /// of a table; otherwise 0
+    #[prost(uint64, tag = "3")]
+    pub rows: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Failed {
@@ -175,6 +178,12 @@ pub struct Heartbeat {
     pub running: u32,
     #[prost(uint32, tag = "4")]
     pub queued: u32,
+    /// of results on its disk
+    #[prost(uint64, tag = "5")]
+    pub spilled_bytes: u64,
+    /// of memory that running tasks have taken
+    #[prost(uint64, tag = "6")]
+    pub reserved_bytes: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WorkBatch {
@@ -281,6 +290,12 @@ pub struct Assign {
     pub holders: ::prost::alloc::vec::Vec<u32>,
     #[prost(message, repeated, tag = "14")]
     pub alternates: ::prost::alloc::vec::Vec<Alternate>,
+    /// of the body
+    #[prost(uint32, tag = "15")]
+    pub part: u32,
+    /// the first inputs that are not fetched before the task runs
+    #[prost(uint32, tag = "16")]
+    pub streamed_inputs: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Alternate {
@@ -348,6 +363,22 @@ pub struct GraphChunk {
     pub new_bodies: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
     #[prost(bool, tag = "16")]
     pub is_last: bool,
+    /// Which part of its body a task runs: bodies that many tasks share differ by this. Opaque.
+    #[prost(uint32, repeated, tag = "17")]
+    pub part: ::prost::alloc::vec::Vec<u32>,
+    /// How many of a task's inputs, the first ones, it reads by itself while it runs.
+    #[prost(uint32, repeated, tag = "18")]
+    pub streamed_inputs: ::prost::alloc::vec::Vec<u32>,
+}
+/// The result of a task that plans: the tasks that do the work. The client submits them as a graph
+/// of its own. The chunks' graph numbers are 0.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlannedGraph {
+    #[prost(message, repeated, tag = "1")]
+    pub chunks: ::prost::alloc::vec::Vec<GraphChunk>,
+    /// Tasks whose results are, one after the other, the result of the statement.
+    #[prost(uint32, repeated, tag = "2")]
+    pub outputs: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SessionBatch {
@@ -435,6 +466,12 @@ pub struct GroupProgress {
     /// of results that are held
     #[prost(uint64, tag = "6")]
     pub bytes: u64,
+    /// that its tasks have made so far
+    #[prost(uint64, tag = "7")]
+    pub rows: u64,
+    /// of all results so far, also those that are gone
+    #[prost(uint64, tag = "8")]
+    pub made_bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClusterProgress {

@@ -24,6 +24,10 @@ pub struct PlacedChunk {
     pub chunk: GraphChunk,
     /// The new bodies, which the core never sees.
     pub bodies: Vec<Bytes>,
+    /// Which part of its body each task runs; empty: all run part 0. The core never sees it.
+    pub part: Vec<u32>,
+    /// How many of its inputs, the first ones, each task reads by itself; empty: none.
+    pub streamed_inputs: Vec<u32>,
 }
 
 impl From<PlacedChunk> for wire::GraphChunk {
@@ -46,6 +50,8 @@ impl From<PlacedChunk> for wire::GraphChunk {
             new_requirements: chunk.new_requirements.into_iter().map(Into::into).collect(),
             new_bodies: placed.bodies,
             is_last: chunk.is_last,
+            part: placed.part,
+            streamed_inputs: placed.streamed_inputs,
         }
     }
 }
@@ -78,6 +84,8 @@ impl TryFrom<wire::GraphChunk> for PlacedChunk {
             number: chunk.number,
             chunk: columns,
             bodies: chunk.new_bodies,
+            part: chunk.part,
+            streamed_inputs: chunk.streamed_inputs,
         })
     }
 }
@@ -136,6 +144,8 @@ fn check(chunk: &wire::GraphChunk) -> Result<(), ProtoError> {
         ("priority", chunk.priority.len()),
         ("retries", chunk.retries.len()),
         ("input_counts", chunk.input_counts.len()),
+        ("part", chunk.part.len()),
+        ("streamed_inputs", chunk.streamed_inputs.len()),
     ] {
         if length != 0 {
             column(name, length, tasks)?;
@@ -151,7 +161,27 @@ fn check(chunk: &wire::GraphChunk) -> Result<(), ProtoError> {
         )?;
         inputs += count as usize;
     }
-    column("inputs", chunk.inputs.len(), inputs)
+    column("inputs", chunk.inputs.len(), inputs)?;
+    check_streamed(chunk)
+}
+
+/// A task cannot read more of its inputs by itself than it has.
+fn check_streamed(chunk: &wire::GraphChunk) -> Result<(), ProtoError> {
+    let counts = chunk
+        .input_counts
+        .iter()
+        .copied()
+        .chain(std::iter::repeat(0));
+    for (position, (&streamed, inputs)) in chunk.streamed_inputs.iter().zip(counts).enumerate() {
+        if streamed > inputs {
+            return Err(ProtoError::StreamedInputs {
+                position,
+                streamed,
+                inputs,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn check_keys(keys: &str, lengths: &[u32]) -> Result<(), ProtoError> {

@@ -19,9 +19,11 @@ pub fn to_wire((task, attempt, report): AttemptReport) -> wire::Report {
         TaskReport::Finished {
             bytes,
             duration_micros,
+            rows,
         } => Outcome::Finished(wire::Finished {
             bytes,
             duration_micros,
+            rows,
         }),
         TaskReport::Failed {
             error,
@@ -68,9 +70,11 @@ pub fn from_wire(report: wire::Report) -> Result<AttemptReport, ProtoError> {
         Outcome::Finished(wire::Finished {
             bytes,
             duration_micros,
+            rows,
         }) => TaskReport::Finished {
             bytes,
             duration_micros,
+            rows,
         },
         Outcome::Failed(failed) => {
             let fault = failed.fault.ok_or_else(|| missing("fault"))?;
@@ -128,6 +132,7 @@ mod tests {
             TaskReport::Finished {
                 bytes: u64::MAX,
                 duration_micros: 5,
+                rows: 7,
             },
             TaskReport::Failed {
                 error: Arc::clone(&error),

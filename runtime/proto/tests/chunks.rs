@@ -68,7 +68,12 @@ prop_compose! {
             }
         }
         let bodies = bodies.into_iter().map(Bytes::from).collect();
-        PlacedChunk { graph: GraphId(graph), number, chunk, bodies }
+        let (mut part, mut streamed_inputs) = (Vec::new(), Vec::new());
+        if has_all_columns {
+            part.clone_from(&chunk.retries);
+            streamed_inputs.extend(chunk.input_counts.iter().map(|count| count / 2));
+        }
+        PlacedChunk { graph: GraphId(graph), number, chunk, bodies, part, streamed_inputs }
     }
 }
 
@@ -164,6 +169,14 @@ fn columns_must_fit_each_other() {
             ..two_tasks()
         },
         wire::GraphChunk {
+            part: vec![1],
+            ..two_tasks()
+        },
+        wire::GraphChunk {
+            streamed_inputs: vec![0, 0, 0],
+            ..two_tasks()
+        },
+        wire::GraphChunk {
             keys: "aäb".to_owned(),
             ..two_tasks()
         },
@@ -171,6 +184,28 @@ fn columns_must_fit_each_other() {
         let error = refused(message);
         assert!(matches!(error, ProtoError::ColumnLength { .. }), "{error}");
     }
+}
+
+#[test]
+fn nobody_streams_more_inputs_than_there_are() {
+    let none = wire::GraphChunk {
+        streamed_inputs: vec![0, 1],
+        ..two_tasks()
+    };
+    let (position, streamed, inputs) = (1, 1, 0);
+    let expected = ProtoError::StreamedInputs {
+        position,
+        streamed,
+        inputs,
+    };
+    assert_eq!(refused(none), expected);
+    let all = wire::GraphChunk {
+        input_counts: vec![0, 2],
+        inputs: vec![0, 0],
+        streamed_inputs: vec![0, 2],
+        ..two_tasks()
+    };
+    assert!(PlacedChunk::try_from(all).is_ok());
 }
 
 #[test]

@@ -68,10 +68,10 @@ pub(crate) struct GraphBodies {
 }
 
 impl GraphBodies {
-    /// Appends the bodies of an accepted chunk. A chunk that was accepted before changes nothing.
-    pub(crate) fn accept(&mut self, number: u32, new: NewBodies) {
+    /// Appends the bodies of an accepted chunk. One that was accepted before changes nothing: false.
+    pub(crate) fn accept(&mut self, number: u32, new: NewBodies) -> bool {
         if number != self.next_chunk {
-            return;
+            return false;
         }
         self.next_chunk += 1;
         self.contents.extend(new.contents);
@@ -82,6 +82,7 @@ impl GraphBodies {
                 *known = if is_often { Use::Often } else { Use::Once };
             }
         }
+        true
     }
 
     /// How to send a body; `None` if the graph has no such body.

@@ -205,14 +205,16 @@ impl MainLoop {
             return;
         };
         let body = self.core.body(task).unwrap_or(u32::MAX);
-        let sending = self
-            .graphs
-            .get(&task.graph)
-            .and_then(|graph| graph.bodies.sending(body));
+        let graph = self.graphs.get(&task.graph);
+        let sending = graph.and_then(|graph| graph.bodies.sending(body));
         let bodies_sent = link.graphs.entry(task.graph).or_default();
         let mut order = assignment(&self.core, worker, task, attempt);
         let mut bytes = ORDER_BYTES + order.key.len() + order.inputs.len() * INPUT_BYTES;
         order.body = body;
+        if let Some(graph) = graph {
+            order.part = graph.parts.part(task.task.0);
+            order.streamed_inputs = graph.parts.streamed_inputs(task.task.0);
+        }
         let mut shared = None;
         match sending {
             Some(Sending::Inline(content)) => {

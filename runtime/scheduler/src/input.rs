@@ -11,6 +11,7 @@ use tonic::Status;
 
 use crate::bodies::NewBodies;
 use crate::links::{ClientLink, WorkerLink};
+use crate::parts::NewParts;
 
 /// Inputs that wait for the loop; whoever has more waits.
 pub(crate) const INPUTS_MAX: usize = 1024;
@@ -27,6 +28,8 @@ pub(crate) struct ChunkInput {
     pub(crate) chunk: Box<GraphChunk>,
     /// Its bodies.
     pub(crate) bodies: NewBodies,
+    /// What its tasks say besides.
+    pub(crate) parts: NewParts,
     /// Bounds the chunks of one client that wait; freed when the loop has taken the chunk.
     pub(crate) permit: OwnedSemaphorePermit,
 }

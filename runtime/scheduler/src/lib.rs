@@ -20,6 +20,7 @@ mod main_loop;
 mod metrics;
 mod notice;
 mod outbox;
+mod parts;
 mod relay;
 mod session_stream;
 mod views;

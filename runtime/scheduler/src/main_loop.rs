@@ -22,6 +22,7 @@ use crate::bodies::GraphBodies;
 use crate::input::{ChunkInput, Input, Question, Whereabouts};
 use crate::links::{ClientLink, WorkerLink};
 use crate::metrics::Metrics;
+use crate::parts::GraphParts;
 use crate::{notice, views};
 
 /// After this time a round stops taking inputs, places and sends.
@@ -39,6 +40,7 @@ pub(crate) struct GraphLink {
     pub(crate) client: Option<ClientId>,
     pub(crate) is_done: bool,
     pub(crate) bodies: GraphBodies,
+    pub(crate) parts: GraphParts,
 }
 
 /// The loop's state.
@@ -200,6 +202,7 @@ impl MainLoop {
             number,
             chunk,
             bodies,
+            parts,
             permit,
         } = input;
         self.events += 1;
@@ -216,7 +219,9 @@ impl MainLoop {
                 if *g == graph && *n == number)
         });
         if let Some(link) = self.graphs.get_mut(&graph).filter(|_| is_accepted) {
-            link.bodies.accept(number, bodies);
+            if link.bodies.accept(number, bodies) {
+                link.parts.append(parts);
+            }
             link.is_done = false;
         }
         self.carry_out();

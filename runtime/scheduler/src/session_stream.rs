@@ -22,6 +22,7 @@ use crate::grpc::{Cut, HELLO_TIME_MAX, Shared, shutting_down};
 use crate::input::{ChunkInput, Input};
 use crate::links::ClientLink;
 use crate::outbox::{OUTBOX_BYTES_MAX, Outbox};
+use crate::parts::NewParts;
 
 /// Chunks of one client that may wait for the main loop.
 const CHUNKS_WAITING_MAX: usize = 4;
@@ -150,6 +151,7 @@ impl Client {
         let mut placed = PlacedChunk::try_from(chunk).map_err(|error| error_to_status(&error))?;
         let received: Vec<Bytes> = std::mem::take(&mut placed.bodies);
         let bodies = NewBodies::new(&received, &placed.chunk.body);
+        let parts = NewParts::new(placed.chunk.len(), placed.part, placed.streamed_inputs);
         let permit = Arc::clone(&self.chunks).acquire_owned().await;
         let permit = permit.map_err(|_| shutting_down())?;
         let input = ChunkInput {
@@ -158,6 +160,7 @@ impl Client {
             number: placed.number,
             chunk: Box::new(placed.chunk),
             bodies,
+            parts,
             permit,
         };
         self.send(Input::Chunk(Box::new(input))).await

@@ -25,6 +25,8 @@ pub(crate) fn progress(
             running: group.running,
             failed: group.failed,
             bytes: group.bytes,
+            rows: group.rows,
+            made_bytes: group.made_bytes,
         }
     });
     let groups = groups.collect();

@@ -82,6 +82,45 @@ async fn shared_bodies_go_to_a_worker_once_and_single_ones_inline() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_and_streamed_inputs_reach_the_worker_and_progress_counts_rows() {
+    let cluster = Cluster::start().await;
+    let mut worker = ScriptedWorker::join(&cluster, "default-0").await;
+    let mut session = Session::open(&cluster, "g").await;
+    let first = wire::GraphChunk {
+        is_last: false,
+        wanted: Vec::new(),
+        ..session.independent(2, &["stage"])
+    };
+    // The second chunk is the first that says something of its tasks.
+    let second = wire::GraphChunk {
+        number: 1,
+        new_groups: Vec::new(),
+        new_bodies: Vec::new(),
+        input_counts: vec![2, 2],
+        inputs: vec![0, 1, 0, 1],
+        wanted: vec![2, 3],
+        part: vec![0, 5],
+        streamed_inputs: vec![0, 1],
+        ..session.independent(2, &["stage"])
+    };
+    session.send(first).await;
+    session.send(second).await;
+    let mut assigned = Vec::new();
+    while assigned.len() < 4 {
+        let new = worker.assigned().await;
+        worker.finish(&new, |_| Bytes::from_static(b"1234")).await;
+        assigned.extend(new);
+    }
+    assigned.sort_by_key(|assign| assign.task);
+    let said = assigned.iter().map(|a| (a.part, a.streamed_inputs));
+    assert_eq!(said.collect::<Vec<_>>(), [(0, 0), (0, 0), (0, 0), (5, 1)]);
+    assert_eq!(assigned[3].inputs, [0, 1], "streamed inputs are inputs");
+    session.until(|session| session.is_done).await;
+    let group = &session.progress.last().unwrap().groups[0];
+    assert_eq!((group.rows, group.made_bytes), (4 * 7, 16));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_learn_of_each_other_and_inputs_name_their_holders() {
     let cluster = Cluster::start().await;
     let mut first = ScriptedWorker::join(&cluster, "default-0").await;

@@ -9,6 +9,10 @@ use oxidask_comm::Credentials;
 use oxidask_exec::Executor;
 use tokio::net::TcpListener;
 
+/// Bytes of the disk that a worker uses for results that do not fit into memory, unless it is told
+/// otherwise.
+pub const SPILL_BYTES_MAX_DEFAULT: u64 = 100 * 1024 * 1024 * 1024;
+
 /// Where a worker listens, from its start to its end.
 #[derive(Debug)]
 pub struct Listeners {
@@ -46,6 +50,11 @@ pub struct WorkerConfig {
     pub base_dir: PathBuf,
     /// For temporary files of tasks; made if it is not there.
     pub scratch_dir: PathBuf,
+    /// Where results go that do not fit into memory: the worker makes a folder of its own below
+    /// it. With none, in `spill` below `scratch_dir`.
+    pub spill_dir: Option<PathBuf>,
+    /// Bytes of the disk for such results; 0: they stay in memory, and what does not fit fails.
+    pub spill_bytes_max: u64,
     /// The worker's certificate.
     pub credentials: Credentials,
     /// What runs task bodies.
@@ -60,6 +69,8 @@ impl fmt::Debug for WorkerConfig {
             .field("group", &self.group)
             .field("slots", &self.slots)
             .field("memory_bytes", &self.memory_bytes)
+            .field("spill_dir", &self.spill_dir)
+            .field("spill_bytes_max", &self.spill_bytes_max)
             .field("advertise_address", &self.advertise_address)
             .field("reconnect_time", &self.reconnect_time)
             .finish_non_exhaustive()

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use oxidask_comm::CommError;
 use oxidask_diagnostic::{Code, Coded, Diagnostic};
 use oxidask_proto::ProtoError;
+use oxidask_store::StoreError;
 use thiserror::Error;
 
 /// A diagnostic that a peer sent, as the cause of an error: its message and causes in one line.
@@ -37,6 +38,9 @@ pub enum WorkerError {
         #[source]
         source: std::io::Error,
     },
+    /// The folder for results that do not fit into memory cannot be used.
+    #[error("results cannot be spilled")]
+    SpillDir(#[source] Box<StoreError>),
     /// No connection to the scheduler.
     #[error("worker `{name}` cannot reach the scheduler at `{address}`")]
     Connect {
@@ -142,6 +146,7 @@ impl WorkerError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ScratchDir { .. } => "scratch_dir",
+            Self::SpillDir(_) => "spill_dir",
             Self::Connect { .. } => "connect",
             Self::NoAnswer { .. } => "no_answer",
             Self::Refused { .. } => "refused",
@@ -159,6 +164,7 @@ impl Coded for WorkerError {
     fn code(&self) -> Code {
         match self {
             Self::ScratchDir { .. } => Code::WorkerDisk,
+            Self::SpillDir(source) => source.code(),
             Self::Connect { source, .. } | Self::DataServer(source) => source.code(),
             Self::NoAnswer { .. } => Code::SchedulerUnreachable,
             Self::Refused { source, .. } => source.0.code,

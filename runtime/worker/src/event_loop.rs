@@ -15,27 +15,36 @@ use oxidask_core::{Attempt, TaskReport, WorkerId};
 use oxidask_diagnostic::Diagnostic;
 use oxidask_exec::TaskError;
 use oxidask_proto::{fault, wire};
-use oxidask_store::{IdMap, ResultKey, Store, StoreError};
+use oxidask_store::{Gone, IdMap, PressureWatch, ResultKey, Store, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use crate::consumed::Freer;
+use crate::copies::AwaitedCopies;
 use crate::error::{Reported, WorkerError};
 use crate::fetch::{Fetched, Fetcher};
-use crate::machine::{Assignment, Effect, Event, Finished, Machine, Refusal, RunFailure, RunId};
+use crate::inputs::Trouble;
+use crate::machine::{
+    Assignment, Effect, Event, Finished, Machine, Refusal, RunFailure, RunId, RunOutcome,
+};
 use crate::metrics::{Metrics, signed};
 use crate::orders;
 use crate::outbox::Outbox;
+use crate::pieces::Peers;
 use crate::registration::Session;
 use crate::run::{Ended, Runner};
+use crate::streams::StreamsEnd;
 
 /// How long tasks run on the loop before reports are sent and orders are read.
 const AT_ONCE_MILLIS_MAX: u64 = 2;
 /// Ends of runs that are taken in at once.
 const ENDS_AT_ONCE_MAX: usize = 256;
 const HEARTBEAT_MILLIS: u64 = 1_000;
+/// What is fetched may fill the memory up to this share of it: above it, no runs start.
+const FETCH_PERMILLE_MAX: u64 = oxidask_store::PAUSE_PERMILLE;
 
 /// The state of the loop.
 pub(crate) struct EventLoop {
@@ -48,16 +57,41 @@ pub(crate) struct EventLoop {
     beside: IdMap<RunId, (ResultKey, Attempt)>,
     /// Whether the machine has more to do than fitted into one turn.
     has_more: bool,
-    is_retiring: bool,
-    has_said_drained: bool,
+    retirement: Retirement,
     outbox: Outbox,
     runner: Runner,
     fetcher: Fetcher,
+    freer: Freer,
+    peers: Arc<Peers>,
     store: Arc<Store>,
+    pressure: PressureWatch,
+    /// Copies that attempts wait for.
+    awaited: AwaitedCopies,
+    /// Whether it has been told that the disk is full.
+    is_disk_full: bool,
     metrics: Arc<Metrics>,
     orders: Streaming<wire::WorkBatch>,
     messages: mpsc::Sender<wire::WorkerBatch>,
     first: Option<wire::WorkBatch>,
+}
+
+/// What a loop works with.
+pub(crate) struct Parts {
+    pub(crate) runner: Runner,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) freer: Freer,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// Whether the worker is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retirement {
+    NotAsked,
+    Asked,
+    /// The scheduler knows that nothing is held here any more.
+    Told,
 }
 
 /// What comes from outside.
@@ -68,6 +102,8 @@ enum Happening {
     Ended(Ended),
     Fetched(Fetched),
     Orders(Result<Option<wire::WorkBatch>, Status>),
+    /// The memory has become tight, or wide again, or results have gone.
+    Pressure,
     Beat,
     More,
 }
@@ -76,14 +112,15 @@ impl EventLoop {
     /// How long the loop takes to end at most.
     pub(crate) const END_MAX: Duration = Duration::from_millis(600);
 
-    pub(crate) fn new(
-        session: Session,
-        slots: u32,
-        runner: Runner,
-        fetcher: Fetcher,
-        store: Arc<Store>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(crate) fn new(session: Session, slots: u32, parts: Parts) -> Self {
+        let Parts {
+            runner,
+            fetcher,
+            freer,
+            peers,
+            store,
+            metrics,
+        } = parts;
         let Session {
             own,
             orders,
@@ -96,11 +133,15 @@ impl EventLoop {
             ended_here: VecDeque::new(),
             beside: IdMap::default(),
             has_more: false,
-            is_retiring: false,
-            has_said_drained: false,
+            retirement: Retirement::NotAsked,
             outbox: Outbox::default(),
             runner,
             fetcher,
+            freer,
+            peers,
+            pressure: store.watch_pressure(),
+            awaited: AwaitedCopies::new(Arc::clone(&store)),
+            is_disk_full: false,
             store,
             metrics,
             orders,
@@ -143,6 +184,7 @@ impl EventLoop {
                 batch = self.orders.message(), if !self.outbox.is_full() => {
                     Happening::Orders(batch)
                 }
+                () = self.pressure.changed() => Happening::Pressure,
                 _ = heartbeat.tick() => Happening::Beat,
                 () = yield_now(), if self.has_more => Happening::More,
             };
@@ -153,7 +195,11 @@ impl EventLoop {
                 Happening::Ended(ended) => self.take_ends(ended),
                 Happening::Fetched(fetched) => self.take_fetched(fetched),
                 Happening::Orders(batch) => self.take_orders(received(batch)?)?,
-                Happening::Beat => self.beat(),
+                Happening::Pressure => self.take_gone(),
+                Happening::Beat => {
+                    self.awaited.sweep(|| self.machine.awaited());
+                    self.beat();
+                }
             }
         }
     }
@@ -175,11 +221,11 @@ impl EventLoop {
         for peer in batch.peers {
             let (id, address) = (WorkerId(peer.worker), peer.data_address);
             if address.is_empty() {
-                self.fetcher.remove_peer(id);
+                self.peers.remove(id);
                 self.machine
                     .react(Event::PeerGone { peer: id }, &mut self.effects);
             } else {
-                self.fetcher.add_peer(id, &address);
+                self.peers.add(id, &address);
                 self.machine
                     .react(Event::PeerAdded { peer: id }, &mut self.effects);
             }
@@ -193,6 +239,11 @@ impl EventLoop {
             let mut event = orders::event(order)?;
             if let Event::Assigned(assignment) = &mut event {
                 self.leave_out_unread_inputs(assignment);
+                for input in &assignment.inputs {
+                    if self.machine.is_copy(input.key) {
+                        self.awaited.keep(input.key);
+                    }
+                }
             }
             self.machine.react(event, &mut self.effects);
         }
@@ -200,7 +251,9 @@ impl EventLoop {
             self.machine
                 .react(Event::GraphForgotten { graph }, &mut self.effects);
         }
-        self.is_retiring |= batch.retire;
+        if batch.retire && self.retirement == Retirement::NotAsked {
+            self.retirement = Retirement::Asked;
+        }
         Ok(())
     }
 
@@ -250,8 +303,11 @@ impl EventLoop {
             if !self.machine.wants_copy(key) {
                 continue;
             }
-            match self.store.insert_copy(key, payload) {
-                Ok(_) => kept.push(key),
+            match self.store.insert_pinned_copy(key, payload) {
+                Ok(pins) => {
+                    self.awaited.add(key, pins);
+                    kept.push(key);
+                }
                 Err(error) => {
                     let is_retryable = error.may_fit_later();
                     let error = Arc::new(Diagnostic::from_error(&error));
@@ -279,6 +335,7 @@ impl EventLoop {
         let start = Instant::now();
         self.has_more = false;
         loop {
+            self.tell_pressure();
             self.machine.advance(&mut self.effects);
             if self.effects.is_empty() {
                 break;
@@ -298,14 +355,47 @@ impl EventLoop {
             .tasks_running
             .set(signed(self.machine.running()));
         self.metrics.tasks_queued.set(signed(self.machine.queued()));
-        let is_drained = self.is_retiring
-            && !self.has_said_drained
+        let is_drained = self.retirement == Retirement::Asked
             && self.machine.is_idle()
             && self.store.held().results == 0;
         if is_drained {
-            self.has_said_drained = true;
+            self.retirement = Retirement::Told;
             self.outbox.drained();
         }
+    }
+
+    /// How much room there is decides what starts and what is fetched.
+    fn tell_pressure(&mut self) {
+        let pressure = self.store.pressure();
+        let usable = u128::from(pressure.limit_bytes) * u128::from(FETCH_PERMILLE_MAX) / 1_000;
+        let usable = u64::try_from(usable).unwrap_or(u64::MAX);
+        let event = Event::PressureChanged {
+            is_paused: pressure.is_paused,
+            // Paused although no run has memory: then the store is making room.
+            is_easing: pressure.is_spilling || pressure.runs == 0,
+            free_bytes: usable.saturating_sub(pressure.memory_bytes),
+        };
+        self.machine.react(event, &mut self.effects);
+    }
+
+    /// Results that are not here any more although nobody released them.
+    fn take_gone(&mut self) {
+        self.awaited.sweep(|| self.machine.awaited());
+        for Gone { key, reason } in self.store.take_gone() {
+            self.awaited.forget(key);
+            // It may have come again in the meantime.
+            if !self.store.contains(key) {
+                tracing::debug!(%key, ?reason, "a result has gone");
+                self.machine
+                    .react(Event::ObjectGone { key }, &mut self.effects);
+            }
+        }
+        let is_disk_full = self.store.pressure().is_disk_full;
+        if is_disk_full && !self.is_disk_full {
+            let disk_bytes = self.store.held().disk_bytes;
+            tracing::warn!(disk_bytes, "the disk takes no more spilled results");
+        }
+        self.is_disk_full = is_disk_full;
     }
 
     fn carry_out(&mut self) {
@@ -333,9 +423,11 @@ impl EventLoop {
                     }
                 }
                 Effect::Drop { key } => {
+                    self.awaited.forget(key);
                     self.store.remove(key);
                 }
                 Effect::DropGraph { graph } => {
+                    self.awaited.forget_graph(graph);
                     self.store.remove_graph(graph);
                     self.runner.programs.forget(graph);
                 }
@@ -373,24 +465,41 @@ impl EventLoop {
             key,
             outcome,
             duration_micros,
+            rows,
+            streams,
         } = ended;
+        let StreamsEnd {
+            is_lost,
+            lost,
+            lacking,
+            consumed,
+        } = streams;
+        for (key, peer) in lacking {
+            self.outbox.copy_missing(key, peer);
+        }
+        let finished = |bytes| {
+            RunOutcome::Finished(Finished {
+                bytes,
+                duration_micros,
+                rows,
+            })
+        };
         let outcome = match outcome {
             // Whatever it made is dropped; the machine does not look at it.
-            Ok(_) if !self.machine.is_current(run) => Ok(Finished {
-                bytes: 0,
-                duration_micros,
-            }),
+            Ok(_) if !self.machine.is_current(run) => finished(0),
             Ok(payload) => match self.store.insert_result(task, payload) {
-                Ok(bytes) => Ok(Finished {
-                    bytes,
-                    duration_micros,
-                }),
-                Err(error) => Err(does_not_fit(&key, &error)),
+                Ok(bytes) => {
+                    self.freer.free(consumed);
+                    finished(bytes)
+                }
+                Err(error) => RunOutcome::Failed(does_not_fit(&key, &error)),
             },
-            Err(TaskError {
+            Err(Trouble::Lost(lost)) => RunOutcome::InputsLost(lost),
+            Err(Trouble::Failed(_)) if is_lost => RunOutcome::InputsLost(lost),
+            Err(Trouble::Failed(TaskError {
                 diagnostic,
                 is_retryable,
-            }) => Err(RunFailure {
+            })) => RunOutcome::Failed(RunFailure {
                 error: Arc::new(diagnostic),
                 is_retryable,
             }),
@@ -400,8 +509,11 @@ impl EventLoop {
     }
 
     fn beat(&mut self) {
+        let held = self.store.held();
         self.outbox.beat(wire::Heartbeat {
-            held_bytes: self.store.held().bytes(),
+            held_bytes: held.bytes(),
+            spilled_bytes: held.disk_bytes,
+            reserved_bytes: held.reserved_bytes,
             resident_bytes: resident_bytes(),
             running: self.machine.running(),
             queued: u32::try_from(self.machine.queued()).unwrap_or(u32::MAX),

@@ -1,15 +1,16 @@
-//! Objects from and for peers: requests through the bulk data plane, and the store as its source.
+//! Whole objects from peers: requests through the bulk data plane.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use oxidask_comm::{BulkObject, BulkPool, BulkSource, CommError, Credentials};
+use oxidask_comm::{BulkObject, BulkPool, CommError};
 use oxidask_core::WorkerId;
-use oxidask_store::{IdMap, Payload, PayloadKind, ResultKey, Store};
+use oxidask_store::{Payload, PayloadKind, ResultKey};
 use tokio::task::JoinSet;
 
 use crate::machine::RequestId;
+use crate::pieces::Peers;
 
 /// What a peer delivered: every object that was asked for, none where the peer lacks it.
 pub(crate) type Delivery = Vec<(ResultKey, Option<Payload>)>;
@@ -22,32 +23,24 @@ pub(crate) struct Fetched {
 
 /// Requests to peers. Their number is bounded by the machine.
 pub(crate) struct Fetcher {
-    pool: Arc<BulkPool>,
-    addresses: IdMap<WorkerId, Arc<str>>,
+    pool: BulkPool,
+    peers: Arc<Peers>,
     requests: JoinSet<Fetched>,
 }
 
 impl Fetcher {
-    pub(crate) fn new(credentials: Credentials) -> Self {
+    pub(crate) fn new(pool: BulkPool, peers: Arc<Peers>) -> Self {
         Self {
-            pool: Arc::new(BulkPool::new(credentials)),
-            addresses: IdMap::default(),
+            pool,
+            peers,
             requests: JoinSet::new(),
         }
     }
 
-    pub(crate) fn add_peer(&mut self, peer: WorkerId, address: &str) {
-        self.addresses.insert(peer, address.into());
-    }
-
-    pub(crate) fn remove_peer(&mut self, peer: WorkerId) {
-        self.addresses.remove(&peer);
-    }
-
     /// Asks a peer. Always answered by [`Fetcher::next_fetched`].
     pub(crate) fn begin(&mut self, request: RequestId, peer: WorkerId, keys: &[ResultKey]) {
-        let address = self.addresses.get(&peer).cloned();
-        let pool = Arc::clone(&self.pool);
+        let address = self.peers.address(peer);
+        let pool = self.pool.clone();
         let keys: Vec<u64> = keys.iter().map(|key| key.0).collect();
         self.requests.spawn(async move {
             let Some(address) = address else {
@@ -101,18 +94,4 @@ fn accept((key, object): (u64, Option<BulkObject>)) -> (ResultKey, Option<Payloa
         })
     });
     (ResultKey(key), payload)
-}
-
-/// The store as others read it.
-#[derive(Debug)]
-pub(crate) struct StoreSource(pub(crate) Arc<Store>);
-
-impl BulkSource for StoreSource {
-    fn get(&self, key: u64) -> Option<BulkObject> {
-        let payload = self.0.get(ResultKey(key))?;
-        Some(BulkObject {
-            kind: payload.kind as u8,
-            parts: payload.parts,
-        })
-    }
 }

@@ -28,10 +28,10 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    pub(crate) fn new(memory_bytes: u64) -> Self {
+    pub(crate) fn new(store: Store) -> Self {
         Self {
             metrics: Arc::new(Metrics::new()),
-            store: Arc::new(Store::new(memory_bytes)),
+            store: Arc::new(store),
             is_registered: AtomicBool::new(false),
         }
     }

@@ -9,21 +9,27 @@
 //! registers again or, if it was told so, says why and ends within a second.
 
 mod config;
+mod consumed;
+mod copies;
 mod error;
 mod event_loop;
 mod fetch;
 mod http;
+mod inputs;
 pub mod machine;
+mod memory;
 mod metrics;
 mod orders;
 mod outbox;
+mod pieces;
 mod programs;
 mod registration;
 mod retry;
 mod run;
 mod serve;
 mod sessions;
+mod streams;
 
-pub use config::{Listeners, WorkerConfig};
+pub use config::{Listeners, SPILL_BYTES_MAX_DEFAULT, WorkerConfig};
 pub use error::{Reported, WorkerError};
 pub use serve::serve;

@@ -66,6 +66,13 @@ fn assignment(assign: wire::Assign) -> Result<Assignment, WorkerError> {
             .alternates
             .extend(alternate.holders.into_iter().map(WorkerId));
     }
+    let streamed = usize::try_from(assign.streamed_inputs)
+        .ok()
+        .filter(|streamed| *streamed <= count)
+        .ok_or(WorkerError::Order {
+            field: "streamed_inputs",
+        })?;
+    let given = inputs.split_off(streamed);
     let body = if assign.is_inline {
         BodyRef::Inline(assign.inline_body)
     } else {
@@ -81,7 +88,9 @@ fn assignment(assign: wire::Assign) -> Result<Assignment, WorkerError> {
         slots: assign.slots,
         key: assign.key.into(),
         body,
-        inputs,
+        part: assign.part,
+        streamed: inputs,
+        inputs: given,
     })
 }
 
@@ -120,6 +129,22 @@ mod tests {
         assert_eq!(order.inputs[1].holder, WorkerId(2));
         assert_eq!(order.inputs[1].alternates, [WorkerId(7), WorkerId(8)]);
         assert_eq!(order.body, BodyRef::Shared(0));
+        assert_eq!((order.part, order.streamed.len()), (0, 0));
+    }
+
+    #[test]
+    fn the_first_inputs_may_be_streamed() {
+        let order = assignment(wire::Assign {
+            part: 7,
+            streamed_inputs: 1,
+            ..assign()
+        })
+        .unwrap();
+        assert_eq!(order.part, 7);
+        assert_eq!(order.streamed.len(), 1);
+        assert_eq!(order.streamed[0].key, ResultKey::new(3, 4));
+        assert_eq!(order.inputs.len(), 1);
+        assert_eq!(order.inputs[0].alternates, [WorkerId(7), WorkerId(8)]);
     }
 
     #[test]
@@ -139,6 +164,10 @@ mod tests {
             },
             wire::Assign {
                 alternates,
+                ..assign()
+            },
+            wire::Assign {
+                streamed_inputs: 3,
                 ..assign()
             },
         ] {

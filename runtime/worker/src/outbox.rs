@@ -165,6 +165,7 @@ mod tests {
     const FINISHED: TaskReport = TaskReport::Finished {
         bytes: 4,
         duration_micros: 1,
+        rows: 0,
     };
 
     fn key(task: u32) -> ResultKey {

@@ -1,7 +1,7 @@
 //! Runs of tasks: at once on the loop, or beside it.
 //!
 //! Invariants: a panic ends its run only; whatever happens a run has exactly one outcome; the
-//! folder of a run is gone when it has ended.
+//! folder of a run is gone when it has ended, and its share of the memory is given back.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,14 +11,18 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use oxidask_diagnostic::{Code, Diagnostic};
-use oxidask_exec::{Executor, Program, TaskContext, TaskError};
-use oxidask_store::{IdMap, Payload, ResultKey, Store};
+use oxidask_exec::{Executor, Memory, NoStreams, Program, StreamedInputs, TaskContext, TaskError};
+use oxidask_store::{Absent, Account, IdMap, Payload, ResultKey};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::machine::{Run, RunId};
+use crate::inputs::{self, InputSizes, Trouble};
+use crate::machine::{Input, Run, RunId};
+use crate::memory::RunMemory;
+use crate::pieces::Reader;
 use crate::programs::Programs;
+use crate::streams::{RunStreams, StreamsEnd};
 
 /// How long cancelled runs get to end before the worker goes without them.
 const RUNS_END_MILLIS_MAX: u64 = 500;
@@ -30,14 +34,20 @@ pub(crate) struct Ended {
     pub(crate) task: ResultKey,
     /// The task's name.
     pub(crate) key: Arc<str>,
-    pub(crate) outcome: Result<Payload, TaskError>,
+    pub(crate) outcome: Result<Payload, Trouble>,
     pub(crate) duration_micros: u64,
+    /// Rows that it has counted.
+    pub(crate) rows: u64,
+    /// What became of its streamed inputs.
+    pub(crate) streams: StreamsEnd,
 }
 
 /// Starts runs and knows those that go on. Their number is bounded by the worker's slots.
 pub(crate) struct Runner {
     pub(crate) programs: Programs,
-    store: Arc<Store>,
+    reader: Arc<Reader>,
+    account: Arc<Account>,
+    no_streams: Arc<dyn StreamedInputs>,
     /// Numbers of graphs start anew with each scheduler, so their folders differ by this.
     session: u32,
     /// What all runs have in common; the rest is filled in for each.
@@ -49,23 +59,17 @@ pub(crate) struct Runner {
 impl Runner {
     pub(crate) fn new(
         executors: Vec<Arc<dyn Executor>>,
-        store: Arc<Store>,
+        reader: Arc<Reader>,
         base_dir: PathBuf,
         scratch_dir: PathBuf,
         session: u32,
     ) -> Self {
-        let context = TaskContext {
-            key: "".into(),
-            attempt: 0,
-            slots: 1,
-            memory_bytes: store.limit_bytes(),
-            base_dir,
-            scratch_dir,
-            cancelled: CancellationToken::new(),
-        };
+        let context = TaskContext::alone(reader.store.limit_bytes(), base_dir, scratch_dir);
         Self {
             programs: Programs::new(executors),
-            store,
+            account: reader.store.account(),
+            reader,
+            no_streams: Arc::new(NoStreams),
             session,
             context,
             beside: JoinSet::new(),
@@ -76,86 +80,129 @@ impl Runner {
     /// Runs a task here if it ends at once, else starts it beside the loop.
     pub(crate) fn begin(&mut self, run: Run) -> Option<Ended> {
         let start = Instant::now();
-        self.context.key = run.key;
+        let memory = Arc::new(RunMemory::new(Arc::clone(&self.account)));
+        self.context.key = Arc::clone(&run.key);
         self.context.attempt = run.attempt.number;
         self.context.slots = run.slots;
-        let outcome = match self.prepare(&run.body, run.task, &run.inputs) {
-            Err(error) => Err(error),
-            Ok((program, inputs)) => {
-                let at_once =
-                    catch_unwind(AssertUnwindSafe(|| program.run_now(&inputs, &self.context)));
-                match at_once {
-                    Ok(None) => {
-                        let name = format!(
-                            "{}-{}-{}-{}-{}",
-                            self.session,
-                            run.task.graph(),
-                            run.task.task(),
-                            run.attempt.epoch,
-                            run.attempt.number
-                        );
-                        self.start_beside(run.run, run.task, program, inputs, &name);
-                        return None;
+        self.context.part = run.part;
+        self.context.progress = Arc::default();
+        self.context.memory = Arc::clone(&memory) as Arc<dyn Memory>;
+        let outcome = match self.prepare(&run) {
+            Err(trouble) => Err(trouble),
+            Ok((program, given)) => {
+                let at_once = match &given {
+                    Given::Here(inputs) if run.streamed.is_empty() => {
+                        self.run_now(&*program, inputs)
                     }
-                    Ok(Some(outcome)) => outcome,
-                    Err(panic) => Err(panicked(panic.as_ref())),
-                }
+                    _ => None,
+                };
+                let Some(outcome) = at_once else {
+                    self.start_beside(run, program, given, memory);
+                    return None;
+                };
+                outcome.map_err(Trouble::Failed)
             }
         };
+        memory.close();
         Some(Ended {
             run: run.run,
             task: run.task,
-            key: Arc::clone(&self.context.key),
+            key: run.key,
             outcome,
             duration_micros: micros_since(start),
+            rows: self.context.progress.rows(),
+            streams: StreamsEnd::default(),
         })
     }
 
-    fn prepare(
-        &mut self,
-        body: &crate::machine::BodyRef,
-        task: ResultKey,
-        inputs: &[ResultKey],
-    ) -> Result<(Arc<dyn Program>, Vec<Payload>), TaskError> {
-        let program = self.programs.get(task.graph(), body)?;
-        let inputs = self.store.get_all(inputs).map_err(|key| {
-            let message = format!("input `{key}` is not held by this worker any more");
-            TaskError::retryable(Diagnostic::new(Code::ResultUnavailable, message))
-        })?;
-        Ok((program, inputs))
+    fn run_now(
+        &self,
+        program: &dyn Program,
+        inputs: &[Payload],
+    ) -> Option<Result<Payload, TaskError>> {
+        let at_once = catch_unwind(AssertUnwindSafe(|| program.run_now(inputs, &self.context)));
+        at_once.unwrap_or_else(|panic| Some(Err(panicked(panic.as_ref()))))
+    }
+
+    fn prepare(&mut self, run: &Run) -> Result<(Arc<dyn Program>, Given), Trouble> {
+        let program = self.programs.get(run.task.graph(), &run.body);
+        let program = program.map_err(Trouble::Failed)?;
+        match self.reader.store.get_all(&run.inputs) {
+            Ok(inputs) => Ok((program, Given::Here(inputs))),
+            Err(Absent::OnDisk(_)) => Ok((program, Given::ToLoad)),
+            // The scheduler finds another holder, or has it made again.
+            Err(Absent::Missing(key)) => Err(Trouble::Lost(vec![(key, self.reader.own)])),
+        }
     }
 
     fn start_beside(
         &mut self,
-        run: RunId,
-        task: ResultKey,
+        run: Run,
         program: Arc<dyn Program>,
-        inputs: Vec<Payload>,
-        folder: &str,
+        given: Given,
+        memory: Arc<RunMemory>,
     ) {
+        // Said here, so that it counts before the next run is thought of.
+        memory.open();
         let cancelled = CancellationToken::new();
-        self.cancellations.insert(run, cancelled.clone());
-        let scratch_dir = self.context.scratch_dir.join(folder);
+        self.cancellations.insert(run.run, cancelled.clone());
+        let folder = format!(
+            "{}-{}-{}-{}-{}",
+            self.session,
+            run.task.graph(),
+            run.task.task(),
+            run.attempt.epoch,
+            run.attempt.number
+        );
+        let streams = self.streams(run.streamed, &run.key, &cancelled);
         let context = TaskContext {
             cancelled,
-            scratch_dir,
+            scratch_dir: self.context.scratch_dir.join(folder),
+            streams: match &streams {
+                Some(streams) => Arc::clone(streams) as Arc<dyn StreamedInputs>,
+                None => Arc::clone(&self.no_streams),
+            },
             ..self.context.clone()
         };
+        let reader = Arc::clone(&self.reader);
+        let (number, task, keys) = (run.run, run.task, run.inputs);
         self.beside.spawn(async move {
             let start = Instant::now();
             let key = Arc::clone(&context.key);
-            let ran = AssertUnwindSafe(run_in_folder(program, inputs, context)).catch_unwind();
-            let outcome = ran
-                .await
-                .unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+            let progress = Arc::clone(&context.progress);
+            let ran = run_with_inputs(&reader, program, keys, given, context);
+            let outcome = AssertUnwindSafe(ran).catch_unwind().await;
+            let outcome =
+                outcome.unwrap_or_else(|panic| Err(Trouble::Failed(panicked(panic.as_ref()))));
+            memory.close();
             Ended {
-                run,
+                run: number,
                 task,
                 key,
                 outcome,
                 duration_micros: micros_since(start),
+                rows: progress.rows(),
+                streams: streams.map_or_else(StreamsEnd::default, |streams| streams.end()),
             }
         });
+    }
+
+    fn streams(
+        &self,
+        streamed: Vec<Input>,
+        key: &Arc<str>,
+        cancelled: &CancellationToken,
+    ) -> Option<Arc<RunStreams>> {
+        if streamed.is_empty() {
+            return None;
+        }
+        let (reader, key) = (Arc::clone(&self.reader), Arc::clone(key));
+        Some(Arc::new(RunStreams::new(
+            reader,
+            key,
+            streamed,
+            cancelled.clone(),
+        )))
     }
 
     /// Makes a run end soon.
@@ -206,43 +253,59 @@ impl Runner {
     }
 }
 
-async fn run_in_folder(
+/// What a run is given.
+enum Given {
+    Here(Vec<Payload>),
+    /// Some of it lies on the disk.
+    ToLoad,
+}
+
+/// Keeps the inputs in memory while the program runs, and those on the disk come there first.
+async fn run_with_inputs(
+    reader: &Reader,
     program: Arc<dyn Program>,
-    inputs: Vec<Payload>,
+    keys: Vec<ResultKey>,
+    given: Given,
     context: TaskContext,
-) -> Result<Payload, TaskError> {
-    let folder = Folder::make(context.scratch_dir.clone())?;
+) -> Result<Payload, Trouble> {
+    let store = &reader.store;
+    let (inputs, pins) = match given {
+        Given::Here(inputs) => (inputs, store.pin(&keys)),
+        Given::ToLoad => {
+            inputs::check_room(store, &keys, &context.key)?;
+            let loading = store.load_all(keys);
+            let loaded = tokio::select! {
+                biased;
+                () = context.cancelled.cancelled() => return Err(inputs::cancelled(&context.key)),
+                loaded = loading => loaded,
+            };
+            let loaded =
+                loaded.map_err(|error| inputs::not_loaded(&context.key, &error, reader.own))?;
+            (loaded.payloads, loaded.pins)
+        }
+    };
+    let sizes = InputSizes::of(&inputs);
+    let (key, limit_bytes) = (Arc::clone(&context.key), store.limit_bytes());
+    let folder = Folder(context.scratch_dir.clone());
     let outcome = program.run(inputs, context).await;
     drop(folder);
-    outcome
+    let payload = outcome.map_err(Trouble::Failed)?;
+    sizes.check_fits(&payload, &key, limit_bytes)?;
+    drop(pins);
+    Ok(payload)
 }
 
-/// A folder that goes with its run, also when the run panics or is dropped.
+/// A folder that goes with its run, also when the run panics or is dropped. The run makes it, if it
+/// needs one at all.
 struct Folder(PathBuf);
-
-impl Folder {
-    /// One system call, so it is made on the spot.
-    fn make(path: PathBuf) -> Result<Self, TaskError> {
-        match std::fs::create_dir_all(&path) {
-            Ok(()) => Ok(Self(path)),
-            Err(error) => {
-                let message = format!("the folder `{}` cannot be made", path.display());
-                let diagnostic = Diagnostic::new(Code::WorkerDisk, message);
-                Err(TaskError::retryable(
-                    diagnostic.with_cause(error.to_string()),
-                ))
-            }
-        }
-    }
-}
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Almost always empty: then it is gone with one system call.
-        if std::fs::remove_dir(&self.0).is_err()
-            && let Err(error) = std::fs::remove_dir_all(&self.0)
-        {
-            tracing::warn!(folder = %self.0.display(), %error, "a folder could not be removed");
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(folder = %self.0.display(), %error, "a folder could not be removed");
+            }
+            _ => {}
         }
     }
 }

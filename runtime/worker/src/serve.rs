@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use oxidask_comm::serve_bulk;
+use oxidask_store::{Store, StoreConfig};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -16,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Listeners, WorkerConfig};
 use crate::error::WorkerError;
 use crate::event_loop::EventLoop;
-use crate::fetch::StoreSource;
 use crate::http::{self, Shown};
+use crate::pieces::StoreSource;
 use crate::sessions::Sessions;
 
 /// How long the servers get to end.
@@ -46,7 +47,7 @@ async fn serve_all(
         source,
     })?;
     let stop = shutdown.child_token();
-    let shown = Arc::new(Shown::new(config.memory_bytes));
+    let shown = Arc::new(Shown::new(open_store(&config)?));
     let mut servers = start_servers(listeners, &config, &shown, &stop);
     let mut sessions = pin!(Sessions::new(config, shown, stop.clone()).run());
 
@@ -75,6 +76,19 @@ async fn serve_all(
         Ok(())
     });
     failure.map_or(ended, Err)
+}
+
+fn open_store(config: &WorkerConfig) -> Result<Store, WorkerError> {
+    if config.spill_bytes_max == 0 {
+        return Ok(Store::new(config.memory_bytes));
+    }
+    let given = config.spill_dir.clone();
+    let settings = StoreConfig {
+        limit_bytes: config.memory_bytes,
+        spill_dir: given.unwrap_or_else(|| config.scratch_dir.join("spill")),
+        disk_limit_bytes: config.spill_bytes_max,
+    };
+    Store::with_spill(&settings).map_err(|source| WorkerError::SpillDir(Box::new(source)))
 }
 
 /// Results for others, and the open paths. They end only when they are aborted, or fail.

@@ -11,16 +11,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use oxidask_comm::BulkPool;
 use oxidask_diagnostic::{Coded, Diagnostic};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::WorkerConfig;
+use crate::consumed::Freer;
 use crate::error::WorkerError;
-use crate::event_loop::EventLoop;
+use crate::event_loop::{EventLoop, Parts};
 use crate::fetch::Fetcher;
 use crate::http::Shown;
+use crate::pieces::{Peers, Reader};
 use crate::registration::{self, register};
 use crate::retry::Retry;
 use crate::run::Runner;
@@ -85,21 +88,31 @@ impl Sessions {
     /// The loop has a task of its own, so its panic does not pass.
     async fn work(&self, session: registration::Session) -> Result<(), WorkerError> {
         let Shown { metrics, store, .. } = &*self.shown;
+        let pool = BulkPool::new(self.config.credentials.clone());
+        let peers = Arc::new(Peers::default());
+        let reader = Arc::new(Reader::new(
+            session.own,
+            Arc::clone(store),
+            Arc::clone(&peers),
+            pool.clone(),
+            Arc::clone(metrics),
+        ));
         let runner = Runner::new(
             self.config.executors.clone(),
-            Arc::clone(store),
+            Arc::clone(&reader),
             self.config.base_dir.clone(),
             self.config.scratch_dir.clone(),
             self.number,
         );
-        let event_loop = EventLoop::new(
-            session,
-            self.config.slots,
+        let parts = Parts {
             runner,
-            Fetcher::new(self.config.credentials.clone()),
-            Arc::clone(store),
-            Arc::clone(metrics),
-        );
+            fetcher: Fetcher::new(pool.clone(), Arc::clone(&peers)),
+            freer: Freer::new(reader, pool),
+            peers,
+            store: Arc::clone(store),
+            metrics: Arc::clone(metrics),
+        };
+        let event_loop = EventLoop::new(session, self.config.slots, parts);
         let mut task = JoinSet::new();
         task.spawn(event_loop.run(self.stop.clone()));
         match task.join_next().await {

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use driver::{Describe, assignment, attempt, ended, failure, key};
 use oxidask_core::{TaskReport, WorkerId};
 use oxidask_store::ResultKey;
-use oxidask_worker::machine::{Effect, Event, Machine, Refusal, RequestId, RunId};
+use oxidask_worker::machine::{Effect, Event, Machine, Refusal, RequestId, RunId, RunOutcome};
 use proptest::prelude::*;
 
 const TASKS: u32 = 8;
@@ -28,6 +28,7 @@ enum Step {
         slots: u32,
         inputs: Vec<(u32, u64, u32)>,
         alternate: u32,
+        streamed: u32,
     },
     Retract {
         task: u32,
@@ -43,7 +44,7 @@ enum Step {
     Forget,
     EndRun {
         pick: usize,
-        is_ok: bool,
+        fate: Fate,
     },
     Answer {
         pick: usize,
@@ -55,8 +56,53 @@ enum Step {
     PeerGone {
         peer: u32,
     },
+    Pressure(Tightness),
+    /// The store drops something by itself.
+    Vanish {
+        task: u32,
+    },
     Advance,
 }
+
+/// How a run ends.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Finished,
+    Failed,
+    InputsLost,
+}
+
+/// What the store says of its memory.
+#[derive(Debug, Clone, Copy)]
+struct Tightness {
+    is_paused: bool,
+    is_easing: bool,
+    free_bytes: u64,
+}
+
+impl Tightness {
+    const NONE: Self = Self {
+        is_paused: false,
+        is_easing: false,
+        free_bytes: u64::MAX,
+    };
+
+    fn event(self) -> Event {
+        let Self {
+            is_paused,
+            is_easing,
+            free_bytes,
+        } = self;
+        Event::PressureChanged {
+            is_paused,
+            is_easing,
+            free_bytes,
+        }
+    }
+}
+
+/// Inputs from here on are streamed, and others never are.
+const STREAMED: u32 = 200;
 
 fn any_step() -> impl Strategy<Value = Step> {
     // Inputs 100.. come from peers, 0..TASKS may also be made here.
@@ -66,8 +112,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         0..=PEERS + 1,
     );
     let inputs = prop::collection::vec(input, 0..4);
-    let assign = (0..TASKS, -2..3_i32, 0..4_u32, inputs, 0..=PEERS).prop_map(
-        |(task, priority, slots, inputs, alternate)| {
+    let assign = (0..TASKS, -2..3_i32, 0..4_u32, inputs, 0..=PEERS, 0..3_u32).prop_map(
+        |(task, priority, slots, inputs, alternate, streamed)| {
             let inputs = inputs.into_iter().filter(|input| input.0 != task).collect();
             Step::Assign {
                 task,
@@ -75,7 +121,23 @@ fn any_step() -> impl Strategy<Value = Step> {
                 slots,
                 inputs,
                 alternate,
+                streamed,
             }
+        },
+    );
+    let fate = prop_oneof![
+        3 => Just(Fate::Finished),
+        2 => Just(Fate::Failed),
+        1 => Just(Fate::InputsLost),
+    ];
+    let free_bytes = prop_oneof![Just(0), Just(u64::MAX), 0..200_000_000_u64];
+    let pressure = (any::<bool>(), any::<bool>(), free_bytes).prop_map(
+        |(is_paused, is_easing, free_bytes)| {
+            Step::Pressure(Tightness {
+                is_paused,
+                is_easing,
+                free_bytes,
+            })
         },
     );
     prop_oneof![
@@ -84,7 +146,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (0..TASKS, 0..2_u32).prop_map(|(task, back)| Step::Cancel { task, back }),
         2 => prop_oneof![0..TASKS, 100..106_u32].prop_map(|task| Step::Release { task }),
         1 => Just(Step::Forget),
-        5 => (any::<usize>(), any::<bool>()).prop_map(|(pick, is_ok)| Step::EndRun { pick, is_ok }),
+        5 => (any::<usize>(), fate).prop_map(|(pick, fate)| Step::EndRun { pick, fate }),
+        3 => pressure,
+        2 => prop_oneof![0..TASKS, 100..106_u32].prop_map(|task| Step::Vanish { task }),
         5 => (any::<usize>(), prop::collection::vec(0..5_u8, 4))
             .prop_map(|(pick, fates)| Step::Answer { pick, fates }),
         1 => any::<usize>().prop_map(|pick| Step::FailFetch { pick }),
@@ -101,6 +165,7 @@ struct World {
     stored: BTreeSet<ResultKey>,
     /// The newest attempt of each task and whether the scheduler waits for its end.
     attempts: BTreeMap<ResultKey, (u32, bool)>,
+    tightness: Tightness,
 }
 
 impl World {
@@ -111,6 +176,7 @@ impl World {
             requests: BTreeMap::new(),
             stored: BTreeSet::new(),
             attempts: BTreeMap::new(),
+            tightness: Tightness::NONE,
         };
         for peer in 1..=PEERS {
             world.react(Event::PeerAdded {
@@ -137,6 +203,15 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Run(run) => {
+                    let Tightness {
+                        is_paused,
+                        is_easing,
+                        ..
+                    } = self.tightness;
+                    let may_start = !is_paused || (!is_easing && self.runs.is_empty());
+                    assert!(may_start, "a run starts although memory is short");
+                    let streamed = run.streamed.iter().map(|input| input.key.task());
+                    assert!(streamed.into_iter().all(|task| task >= STREAMED));
                     for input in &run.inputs {
                         assert!(self.stored.contains(input), "{input} is not in the store");
                     }
@@ -149,6 +224,12 @@ impl World {
                     peer,
                 } => {
                     assert_ne!(peer, WorkerId(driver::OWN));
+                    assert!(keys.iter().all(|key| key.task() < STREAMED));
+                    let is_tight = self.tightness.free_bytes == 0;
+                    assert!(
+                        !is_tight || (self.requests.is_empty() && self.machine.running() == 0),
+                        "something is fetched although there is no room"
+                    );
                     let distinct: BTreeSet<_> = keys.iter().collect();
                     assert_eq!(distinct.len(), keys.len());
                     self.requests.insert(request, keys);
@@ -182,20 +263,19 @@ impl World {
         *is_open = matches!(report, TaskReport::Started);
     }
 
-    fn end_run(&mut self, run: RunId, is_ok: bool) {
+    fn end_run(&mut self, run: RunId, fate: Fate) {
         let task = self.runs.remove(&run).expect("it runs");
-        if is_ok && self.machine.is_current(run) {
-            self.stored.insert(task);
-        }
-        let event = if is_ok {
-            ended(run, 1)
-        } else {
-            Event::RunEnded {
-                run,
-                outcome: Err(failure("no", false)),
+        let outcome = match fate {
+            Fate::Finished => {
+                if self.machine.is_current(run) {
+                    self.stored.insert(task);
+                }
+                return self.react(ended(run, 1));
             }
+            Fate::Failed => RunOutcome::Failed(failure("no", false)),
+            Fate::InputsLost => RunOutcome::InputsLost(vec![(key(STREAMED), WorkerId(1))]),
         };
-        self.react(event);
+        self.react(Event::RunEnded { run, outcome });
     }
 
     fn answer(&mut self, request: RequestId, fates: &[u8]) {
@@ -245,6 +325,7 @@ impl World {
                 slots,
                 inputs,
                 alternate,
+                streamed,
             } => {
                 let number = self
                     .attempts
@@ -258,6 +339,8 @@ impl World {
                 if !order.inputs.is_empty() {
                     order = order.alternate(0, alternate);
                 }
+                let streamed = (STREAMED..STREAMED + streamed).map(|task| (task, 50, alternate));
+                order.streamed = assignment(task, number).sized_inputs(streamed).inputs;
                 self.react(Event::Assigned(order));
             }
             Step::Retract { task, back } => {
@@ -292,19 +375,31 @@ impl World {
                 assert!(self.stored.is_empty());
             }
             Step::EndRun { .. } | Step::Answer { .. } | Step::FailFetch { .. } => self.end(&step),
-            Step::PeerGone { peer } => self.react(Event::PeerGone {
-                peer: WorkerId(peer),
-            }),
+            Step::PeerGone { peer } => {
+                let peer = WorkerId(peer);
+                self.react(Event::PeerGone { peer });
+            }
+            Step::Pressure(tightness) => self.tighten(tightness),
+            Step::Vanish { task } => {
+                if self.stored.remove(&key(task)) {
+                    self.react(Event::ObjectGone { key: key(task) });
+                }
+            }
             Step::Advance => self.advance(),
         }
+    }
+
+    fn tighten(&mut self, tightness: Tightness) {
+        self.tightness = tightness;
+        self.react(tightness.event());
     }
 
     /// Something that is under way ends.
     fn end(&mut self, step: &Step) {
         match step {
-            Step::EndRun { pick, is_ok } => {
+            Step::EndRun { pick, fate } => {
                 if let Some(run) = self.pick_run(*pick) {
-                    self.end_run(run, *is_ok);
+                    self.end_run(run, *fate);
                 }
             }
             Step::Answer { pick, fates } => {
@@ -323,11 +418,16 @@ impl World {
     }
 
     /// Everything that is under way ends; then every attempt must have been answered.
+    ///
+    /// The memory may stay as tight as it is: when the store has made all the room that it can, the
+    /// machine must get on with that.
     fn settle(&mut self) {
+        self.tightness.is_easing = false;
+        self.react(self.tightness.event());
         for _ in 0..10_000 {
             self.advance();
             if let Some(run) = self.pick_run(0) {
-                self.end_run(run, true);
+                self.end_run(run, Fate::Finished);
             } else if let Some(request) = self.pick_request(0) {
                 self.answer(request, &[4]);
             } else {

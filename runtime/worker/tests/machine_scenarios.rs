@@ -11,7 +11,7 @@ mod driver;
 use driver::{Describe, Driver, assignment, attempt, failure, key};
 use oxidask_core::{TaskReport, WorkerId};
 use oxidask_worker::machine::{
-    Effect, Event, REQUEST_BYTES_MAX, REQUEST_OBJECTS_MAX, Refusal, RequestId,
+    Effect, Event, REQUEST_BYTES_MAX, REQUEST_OBJECTS_MAX, Refusal, RequestId, RunOutcome,
 };
 
 const MEBIBYTE: u64 = 1024 * 1024;
@@ -29,7 +29,8 @@ fn a_task_without_inputs_runs_at_once_and_is_reported() {
             TaskReport::Started,
             TaskReport::Finished {
                 bytes: 10,
-                duration_micros: 5
+                duration_micros: 5,
+                rows: 0
             }
         ]
     );
@@ -378,7 +379,8 @@ fn a_newer_attempt_waits_for_the_slot_of_the_old_run() {
             TaskReport::Started,
             TaskReport::Finished {
                 bytes: 7,
-                duration_micros: 5
+                duration_micros: 5,
+                rows: 0
             }
         ]
     );
@@ -444,7 +446,7 @@ fn a_failed_run_is_reported_and_the_worker_goes_on() {
     let run = worker.only_run();
     worker.batch([Event::RunEnded {
         run,
-        outcome: Err(failure("no", true)),
+        outcome: RunOutcome::Failed(failure("no", true)),
     }]);
     let reports = worker.reports(1);
     assert!(

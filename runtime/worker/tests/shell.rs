@@ -8,11 +8,12 @@
 
 mod harness;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use harness::{Cluster, GRAPH, PATIENCE, assign, assign_with, attempt, order};
+use harness::{
+    Cluster, GRAPH, PATIENCE, assign, assign_with, attempt, closed_address, http, order,
+};
 use oxidask_diagnostic::{Code, Coded, Diagnostic};
 use oxidask_exec::Body;
 use oxidask_proto::wire;
@@ -56,7 +57,7 @@ async fn introduces_itself_runs_tasks_and_beats() {
     assert_eq!(cluster.read(&worker, 1).await.unwrap(), b"null");
     joined
         .until("a heartbeat", |joined| {
-            joined.heartbeat.is_some_and(|b| b.held_bytes == 8)
+            joined.heartbeat.is_some_and(|b| b.held_bytes == 4)
         })
         .await;
     assert!(joined.heartbeat.unwrap().resident_bytes > 1_000_000);
@@ -624,24 +625,4 @@ async fn health_readiness_and_figures_are_open() {
             .await
             .starts_with("HTTP/1.1 404")
     );
-}
-
-async fn http(address: SocketAddr, path: &str) -> String {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: w\r\nconnection: close\r\n\r\n");
-    let asked = tokio::task::spawn_blocking(move || {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    });
-    asked.await.unwrap()
-}
-
-/// An address at which nobody listens.
-fn closed_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
 }

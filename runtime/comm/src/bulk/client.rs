@@ -8,9 +8,12 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use super::frame::{ANSWER_HEADER_BYTES, Answer, TLS_BUFFER_BYTES, encode_request};
+use super::frame::{
+    ANSWER_HEADER_BYTES, ANSWER_PIECES_BYTES_MAX, Answer, PieceAnswer, REQUEST_HEADER_BYTES,
+    TLS_BUFFER_BYTES, Verb, encode_free, encode_pieces, encode_request, request_header,
+};
 use super::transfer::{broken, step};
-use super::{BulkObject, BulkPart};
+use super::{BulkObject, BulkPart, BulkPiece, BulkPieceRequest, BulkRead};
 use crate::connection::Connection;
 use crate::error::CommError;
 
@@ -57,7 +60,7 @@ impl BulkConnection {
         keys: &[u64],
         found: &mut Vec<(u64, Option<BulkObject>)>,
     ) -> Result<(), CommError> {
-        self.ask(keys).await?;
+        self.ask(&encode_request(keys)).await?;
         for &key in keys {
             let object = match self.next_answer().await? {
                 Answer::Missing => None,
@@ -77,7 +80,7 @@ impl BulkConnection {
         keys: &[u64],
         into: &mpsc::Sender<BulkPart>,
     ) -> Result<(), CommError> {
-        self.ask(keys).await?;
+        self.ask(&encode_request(keys)).await?;
         for &key in keys {
             match self.next_answer().await? {
                 Answer::Missing => self.pass(BulkPart::Missing { key }, into).await?,
@@ -101,23 +104,83 @@ impl BulkConnection {
         self.finish()
     }
 
-    async fn ask(&mut self, keys: &[u64]) -> Result<(), CommError> {
+    /// Asks for pieces and appends them to `found` in the order of `requests`.
+    pub(crate) async fn read_pieces(
+        &mut self,
+        requests: &[BulkPieceRequest],
+        found: &mut Vec<BulkRead>,
+    ) -> Result<(), CommError> {
+        self.ask(&encode_pieces(requests)).await?;
+        let mut room = ANSWER_PIECES_BYTES_MAX;
+        for request in requests {
+            let header = self.next_header().await?;
+            let answer = PieceAnswer::decode(header)
+                .ok_or_else(|| self.nonsense("an answer has an unknown status"))?;
+            let (kind, version, total, bytes) = match answer {
+                PieceAnswer::Missing => {
+                    found.push(BulkRead::Missing);
+                    continue;
+                }
+                PieceAnswer::NoSuchSlice => {
+                    found.push(BulkRead::NoSuchSlice);
+                    continue;
+                }
+                PieceAnswer::Found {
+                    kind,
+                    version,
+                    total,
+                    bytes,
+                } => (kind, version, total, bytes),
+            };
+            if bytes > room.min(request.bytes_max) {
+                return Err(self.nonsense("an answer is longer than it may be"));
+            }
+            room -= bytes;
+            let parts = match bytes {
+                0 => Vec::new(),
+                _ => vec![self.read_part(to_size(bytes)).await?],
+            };
+            found.push(BulkRead::Found(BulkPiece {
+                kind,
+                version,
+                total_bytes: total,
+                parts,
+            }));
+        }
+        self.finish()
+    }
+
+    /// Says that slices can go, and waits until the peer has heard it.
+    pub(crate) async fn free(&mut self, slices: &[(u64, u32)]) -> Result<(), CommError> {
+        self.ask(&encode_free(slices)).await?;
+        let heard: [u8; REQUEST_HEADER_BYTES] = self.next_header().await?;
+        if heard != request_header(Verb::Free, slices.len()) {
+            return Err(self.nonsense("it heard something else than was said"));
+        }
+        self.finish()
+    }
+
+    async fn ask(&mut self, request: &[u8]) -> Result<(), CommError> {
         self.has_answered = false;
-        let request = encode_request(keys);
         let writing = async {
-            self.connection.write_all(&request).await?;
+            self.connection.write_all(request).await?;
             self.connection.flush().await
         };
         step(&self.address, writing).await
     }
 
     async fn next_answer(&mut self) -> Result<Answer, CommError> {
-        while self.inbox.len() < ANSWER_HEADER_BYTES {
+        let header: [u8; ANSWER_HEADER_BYTES] = self.next_header().await?;
+        Answer::decode(header).ok_or_else(|| self.nonsense("an answer has an unknown status"))
+    }
+
+    async fn next_header<const BYTES: usize>(&mut self) -> Result<[u8; BYTES], CommError> {
+        while self.inbox.len() < BYTES {
             self.fill_inbox().await?;
         }
-        let mut header = [0; ANSWER_HEADER_BYTES];
+        let mut header = [0; BYTES];
         self.inbox.copy_to_slice(&mut header);
-        Answer::decode(header).ok_or_else(|| self.nonsense("an answer has an unknown status"))
+        Ok(header)
     }
 
     async fn read_parts(&mut self, bytes: u64) -> Result<Vec<Bytes>, CommError> {

@@ -1,16 +1,13 @@
 //! The bulk data plane: results from the process that holds them, without a limit of size.
 //!
-//! A connection carries requests one after the other. A request is a list of keys; the answer has
-//! a header for each key in the same order, followed by the bytes of the object if there is one.
-//! A key is an opaque number here.
+//! A connection carries requests one after the other. A request is a list of entries of one kind:
+//! whole objects, pieces, or slices to be freed; the answer has a header for each entry in the same
+//! order, followed by the bytes if there are any. A key is an opaque number here, and so is what a
+//! slice of an object is. Numbers on the wire: see `frame`.
 //!
-//! ```text
-//! request: count u32, zero u32, count times (key u64)
-//! answer:  count times (status u8, kind u8, zero [u8; 6], length u64, length bytes)
-//! ```
-//!
-//! All numbers are little endian. Neither side copies what it need not: a server writes from the
-//! parts that its store holds, a client reads into the buffers that it hands out.
+//! Neither side copies what it need not: a server writes from the parts that its store holds, a
+//! client reads into the buffers that it hands out. An answer of pieces has a bound: the first
+//! entry that has bytes left gets some, others may come short.
 
 mod client;
 mod frame;
@@ -19,6 +16,7 @@ mod server;
 mod transfer;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 pub use pool::BulkPool;
 pub use server::serve_bulk;
@@ -44,10 +42,103 @@ impl BulkObject {
     }
 }
 
-/// Where a server takes objects from. Called on the connection's task: it must not block.
+/// The slice that stands for all bytes of an object.
+pub const BULK_WHOLE: u32 = u32::MAX;
+
+/// A piece of an object, or of one of its slices, to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BulkPieceRequest {
+    /// The object.
+    pub key: u64,
+    /// Which slice of it, or [`BULK_WHOLE`].
+    pub slice: u32,
+    /// Where the piece begins in the slice.
+    pub offset: u64,
+    /// How long it may be at most.
+    pub bytes_max: u64,
+}
+
+/// A piece as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BulkPiece {
+    /// The kind of the object.
+    pub kind: u8,
+    /// Differs between two objects that one process held under the same key. Pieces of different
+    /// versions do not belong together.
+    pub version: u64,
+    /// The length of the whole slice.
+    pub total_bytes: u64,
+    /// The bytes, never more than were asked for. Fewer, or none although some are left, if the
+    /// answer held enough already.
+    pub parts: Vec<Bytes>,
+}
+
+impl BulkPiece {
+    /// Bytes in all parts.
+    pub fn len(&self) -> u64 {
+        self.parts.iter().map(|part| part.len() as u64).sum()
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.parts.iter().all(Bytes::is_empty)
+    }
+}
+
+/// What became of a request for a piece.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BulkRead {
+    /// The object is not there, or this slice of it not any more.
+    Missing,
+    /// The object is there, and has never had that many slices.
+    NoSuchSlice,
+    /// The piece.
+    Found(BulkPiece),
+}
+
+impl BulkRead {
+    /// The piece, if there is one.
+    pub fn piece(self) -> Option<BulkPiece> {
+        match self {
+            Self::Found(piece) => Some(piece),
+            Self::Missing | Self::NoSuchSlice => None,
+        }
+    }
+}
+
+/// What a source has under a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BulkFound {
+    /// Nothing.
+    Missing,
+    /// The object, at hand.
+    Here(BulkObject),
+    /// An object that must be read piece by piece with [`BulkSource::read`].
+    Stored {
+        /// Its kind.
+        kind: u8,
+        /// Its length.
+        bytes: u64,
+    },
+}
+
+impl From<Option<BulkObject>> for BulkFound {
+    fn from(object: Option<BulkObject>) -> Self {
+        object.map_or(Self::Missing, Self::Here)
+    }
+}
+
+/// Where a server takes objects from.
 pub trait BulkSource: Send + Sync + 'static {
-    /// The object, or nothing if it is not here.
-    fn get(&self, key: u64) -> Option<BulkObject>;
+    /// What is there. Called on the connection's task: it must not block.
+    fn find(&self, key: u64) -> BulkFound;
+
+    /// Reads a piece. With `bytes_max` of 0 it only looks. An empty piece means that the offset is
+    /// at or past the end, or that nothing was asked for.
+    fn read(&self, request: BulkPieceRequest) -> BoxFuture<'_, BulkRead>;
+
+    /// Nobody will read these slices any more. Must not block.
+    fn free(&self, slices: &[(u64, u32)]);
 }
 
 /// A piece of an answer, for whoever passes it on: each key gives `Missing`, `Whole`, or `Start`,

@@ -8,12 +8,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use oxidask_identity::Role;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::client::BulkConnection;
-use super::frame::REQUEST_KEYS_MAX;
-use super::{BulkObject, BulkPart};
+use super::frame::REQUEST_ENTRIES_MAX;
+use super::{BulkObject, BulkPart, BulkPieceRequest, BulkRead};
 use crate::address::Endpoint;
 use crate::channel::reach;
 use crate::credentials::{Application, Credentials};
@@ -72,7 +73,7 @@ impl BulkPool {
     ) -> Result<Vec<(u64, Option<BulkObject>)>, CommError> {
         let mut found = Vec::with_capacity(keys.len());
         let mut lease = self.lease(address).await?;
-        for keys in keys.chunks(REQUEST_KEYS_MAX) {
+        for keys in keys.chunks(REQUEST_ENTRIES_MAX) {
             let length = found.len();
             if let Err(error) = lease.connection.fetch(keys, &mut found).await {
                 lease.renew_or(error).await?;
@@ -93,7 +94,7 @@ impl BulkPool {
         into: mpsc::Sender<BulkPart>,
     ) -> Result<(), CommError> {
         let mut lease = self.lease(address).await?;
-        for keys in keys.chunks(REQUEST_KEYS_MAX) {
+        for keys in keys.chunks(REQUEST_ENTRIES_MAX) {
             if let Err(error) = lease.connection.relay(keys, &into).await {
                 lease.renew_or(error).await?;
                 lease.connection.relay(keys, &into).await?;
@@ -102,6 +103,53 @@ impl BulkPool {
         }
         lease.give_back();
         Ok(())
+    }
+
+    /// Reads pieces of what the worker at `address` holds, in the order of `requests`. A piece may
+    /// come short, since an answer holds at most 8 MiB; the first one that has bytes left does not
+    /// come empty.
+    pub fn read_pieces<'a>(
+        &'a self,
+        address: &'a str,
+        requests: &'a [BulkPieceRequest],
+    ) -> BoxFuture<'a, Result<Vec<BulkRead>, CommError>> {
+        Box::pin(async move {
+            let mut found = Vec::with_capacity(requests.len());
+            let mut lease = self.lease(address).await?;
+            for requests in requests.chunks(REQUEST_ENTRIES_MAX) {
+                let length = found.len();
+                let read = lease.connection.read_pieces(requests, &mut found).await;
+                if let Err(error) = read {
+                    lease.renew_or(error).await?;
+                    found.truncate(length);
+                    lease.connection.read_pieces(requests, &mut found).await?;
+                }
+                lease.is_fresh = true;
+            }
+            lease.give_back();
+            Ok(found)
+        })
+    }
+
+    /// Tells the worker at `address` that nobody will read these slices any more: it may drop them.
+    /// Done when it has heard it.
+    pub fn free_slices<'a>(
+        &'a self,
+        address: &'a str,
+        slices: Vec<(u64, u32)>,
+    ) -> BoxFuture<'a, Result<(), CommError>> {
+        Box::pin(async move {
+            let mut lease = self.lease(address).await?;
+            for slices in slices.chunks(REQUEST_ENTRIES_MAX) {
+                if let Err(error) = lease.connection.free(slices).await {
+                    lease.renew_or(error).await?;
+                    lease.connection.free(slices).await?;
+                }
+                lease.is_fresh = true;
+            }
+            lease.give_back();
+            Ok(())
+        })
     }
 
     async fn lease(&self, address: &str) -> Result<Lease, CommError> {

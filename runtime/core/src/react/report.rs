@@ -46,7 +46,9 @@ fn apply(scope: &mut Scope<'_>, task: TaskRef, place: u32, report: TaskReport) {
         TaskReport::Finished {
             bytes,
             duration_micros,
+            rows,
         } => {
+            scope.graph.group_of_mut(index).made(bytes, rows);
             scope.finish(index, place, bytes, duration_micros);
         }
         TaskReport::Failed {
@@ -57,19 +59,12 @@ fn apply(scope: &mut Scope<'_>, task: TaskRef, place: u32, report: TaskReport) {
         }
         TaskReport::Retracted => scope.requeue(index),
         TaskReport::InputsLost { lost } => {
-            for (input, holder) in lost {
-                // The holder may have the result but not answer: it must not keep it uncounted.
-                if input.graph == task.graph
-                    && scope.graph.has(input.task)
-                    && scope.lose(input.task.0, holder)
-                {
-                    scope.effects.push(Effect::Release {
-                        worker: holder,
-                        task: input,
-                    });
-                }
-            }
-            scope.fetch_failed(index);
+            let is_known = |(input, _): &(TaskRef, WorkerId)| {
+                input.graph == task.graph && scope.graph.has(input.task)
+            };
+            let known = lost.into_iter().filter(is_known);
+            let lost = known.map(|(input, holder)| (input.task, holder)).collect();
+            scope.inputs_lost(index, lost);
         }
     }
 }
@@ -121,12 +116,7 @@ pub(super) fn copies_missing(
             .scope(task.graph, effects)
             .filter(|scope| scope.graph.has(task.task));
         if let Some(mut scope) = scope {
-            if scope.lose(task.task.0, worker) {
-                scope.effects.push(Effect::Release {
-                    worker,
-                    task: *task,
-                });
-            }
+            scope.lose_reported(task.task.0, worker);
             scope.tell_done();
         }
     }

@@ -261,6 +261,7 @@ impl Cluster {
             TaskReport::Finished {
                 bytes,
                 duration_micros,
+                rows: 0,
             },
         )
     }

@@ -9,7 +9,7 @@ use oxidask_store::{Payload, PayloadKind};
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{Compute, contiguous, refused};
+use super::{Compute, contiguous, noun, refused};
 use crate::{TaskContext, TaskError};
 
 /// Which aggregate.
@@ -64,10 +64,8 @@ impl Aggregate {
                     "`{name}` takes numbers and lists of them, but input {position} {found}"
                 ))
             };
-            match input.kind {
-                PayloadKind::Bytes => return Err(wrong("is bytes")),
-                PayloadKind::Table => return Err(wrong("is a table")),
-                PayloadKind::Value => {}
+            if input.kind != PayloadKind::Value {
+                return Err(wrong(&format!("is {}", noun(input.kind))));
             }
             let bytes = contiguous(input);
             let mut reader = serde_json::Deserializer::from_slice(&bytes);

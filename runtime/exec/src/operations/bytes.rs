@@ -7,7 +7,7 @@
 use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_store::{Payload, PayloadKind};
 
-use super::{Compute, cancelled};
+use super::{Compute, SMALL_BYTES, cancelled};
 use crate::catalogue::BytesArguments;
 use crate::{TaskContext, TaskError};
 
@@ -58,6 +58,10 @@ impl Compute for PseudoRandom {
             return Err(too_large());
         }
         let len = usize::try_from(self.len_bytes).map_err(|_| too_large())?;
+        if self.len_bytes >= SMALL_BYTES {
+            // Until the worker holds it as a result.
+            context.memory.grow(self.len_bytes);
+        }
         let mut buffer = Vec::new();
         buffer.try_reserve_exact(len).map_err(|_| too_large())?;
         let mut state = self.seed;

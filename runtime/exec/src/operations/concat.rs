@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use oxidask_store::{Payload, PayloadKind};
 
-use super::{Compute, contiguous, refused};
+use super::{Compute, contiguous, noun, refused};
 use crate::{TaskContext, TaskError};
 
 /// More parts than this are copied into one if they are small, so that no result has a million.
@@ -19,10 +19,11 @@ impl Compute for Concat {
     fn compute(&self, inputs: &[Payload], _: &TaskContext) -> Result<Payload, TaskError> {
         if let Some(position) = inputs
             .iter()
-            .position(|input| input.kind == PayloadKind::Table)
+            .position(|input| !matches!(input.kind, PayloadKind::Value | PayloadKind::Bytes))
         {
             return Err(refused(format!(
-                "`concat` joins lists or bytes, but input {position} is a table"
+                "`concat` joins lists or bytes, but input {position} is {}",
+                noun(inputs[position].kind)
             )));
         }
         let bytes_count = inputs

@@ -8,7 +8,7 @@ use oxidask_store::{Payload, PayloadKind};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::{Compute, contiguous, refused};
+use super::{Compute, contiguous, noun, refused};
 use crate::{TaskContext, TaskError};
 
 /// Hashes bytes as they are and values as compact JSON with sorted keys, one behind the other.
@@ -30,9 +30,10 @@ impl Compute for Digest {
                         .map_err(|error| unreadable(&error))?;
                     write_sorted(&value, &mut hasher).map_err(|error| unreadable(&error))?;
                 }
-                PayloadKind::Table => {
+                kind => {
                     return Err(refused(format!(
-                        "`sha256` takes values and bytes, but input {position} is a table"
+                        "`sha256` takes values and bytes, but input {position} is {}",
+                        noun(kind)
                     )));
                 }
             }

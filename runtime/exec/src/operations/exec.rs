@@ -18,7 +18,7 @@ use tokio::process::Command;
 use super::output::{Captured, OUTPUT_BYTES_MAX, TAIL_LINES_MAX};
 use super::process::{Ending, Finished, run};
 use super::wait::duration;
-use super::{blocking, cancelled, contiguous, refused};
+use super::{blocking, cancelled, contiguous, noun, refused};
 use crate::catalogue::ExecArguments;
 use crate::guard::Guard;
 use crate::{Program, TableToCsv, TaskContext, TaskError};
@@ -194,9 +194,12 @@ impl Exec {
     /// Makes the folder and writes the inputs.
     fn working_folder(&self, scratch_dir: &Path, inputs: &[Payload]) -> Result<TempDir, TaskError> {
         let program = self.program();
-        let folder = tempfile::Builder::new()
-            .prefix("exec-")
-            .tempdir_in(scratch_dir)
+        let folder = std::fs::create_dir_all(scratch_dir)
+            .and_then(|()| {
+                tempfile::Builder::new()
+                    .prefix("exec-")
+                    .tempdir_in(scratch_dir)
+            })
             .map_err(|source| {
                 ExecError::Folder {
                     program: program.clone(),
@@ -220,6 +223,12 @@ impl Exec {
                 PayloadKind::Bytes => write_parts(input, &mut file).map_err(failed)?,
                 PayloadKind::Value => write_value(input, &mut file).map_err(failed)?,
                 PayloadKind::Table => self.write_table(position, input, file)?,
+                kind @ (PayloadKind::Slices | PayloadKind::Graph) => {
+                    let found = noun(kind);
+                    return Err(refused(format!(
+                        "`exec` cannot read input {position}: it is {found}"
+                    )));
+                }
             }
         }
         Ok(folder)

@@ -20,7 +20,7 @@ use ::bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use oxidask_diagnostic::{Code, Diagnostic};
-use oxidask_store::Payload;
+use oxidask_store::{Payload, PayloadKind};
 
 use crate::{Program, TaskContext, TaskError};
 
@@ -78,6 +78,17 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
+/// What a result is, for messages.
+pub(crate) fn noun(kind: PayloadKind) -> &'static str {
+    match kind {
+        PayloadKind::Value => "a value",
+        PayloadKind::Bytes => "bytes",
+        PayloadKind::Table => "a table",
+        PayloadKind::Slices => "the output of a stage",
+        PayloadKind::Graph => "a plan",
+    }
+}
+
 /// A failure that another attempt would only repeat.
 pub(crate) fn refused(message: impl Into<String>) -> TaskError {
     TaskError::permanent(Diagnostic::new(Code::TaskFailed, message))
@@ -113,18 +124,9 @@ pub(crate) mod testing {
     use crate::{Body, Builtin, Executor};
     use oxidask_store::PayloadKind;
     use serde_json::Value;
-    use tokio_util::sync::CancellationToken;
 
     pub(crate) fn context() -> TaskContext {
-        TaskContext {
-            key: "task".into(),
-            attempt: 1,
-            slots: 1,
-            memory_bytes: 1 << 40,
-            base_dir: std::env::temp_dir(),
-            scratch_dir: std::env::temp_dir(),
-            cancelled: CancellationToken::new(),
-        }
+        TaskContext::alone(1 << 40, std::env::temp_dir(), std::env::temp_dir())
     }
 
     pub(crate) fn value(json: &str) -> Payload {

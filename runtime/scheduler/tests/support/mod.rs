@@ -14,7 +14,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oxidask_comm::{BulkObject, BulkSource, Credentials, install_crypto_provider, serve_bulk};
+use futures::future::BoxFuture;
+use oxidask_comm::{
+    BulkFound, BulkObject, BulkPieceRequest, BulkRead, BulkSource, Credentials,
+    install_crypto_provider, serve_bulk,
+};
 use oxidask_core::CoreConfig;
 use oxidask_identity::Role;
 use oxidask_pki::Authority;
@@ -90,13 +94,19 @@ pub(crate) fn credentials(authority: &Authority, role: Role) -> Credentials {
 pub(crate) struct Results(pub(crate) Arc<Mutex<HashMap<u64, Bytes>>>);
 
 impl BulkSource for Results {
-    fn get(&self, key: u64) -> Option<BulkObject> {
-        let data = self.0.lock().unwrap().get(&key).cloned()?;
-        Some(BulkObject {
+    fn find(&self, key: u64) -> BulkFound {
+        let data = self.0.lock().unwrap().get(&key).cloned();
+        BulkFound::from(data.map(|data| BulkObject {
             kind: 1,
             parts: vec![data],
-        })
+        }))
     }
+
+    fn read(&self, _: BulkPieceRequest) -> BoxFuture<'_, BulkRead> {
+        Box::pin(std::future::ready(BulkRead::Missing))
+    }
+
+    fn free(&self, _: &[(u64, u32)]) {}
 }
 
 pub(crate) struct ScriptedWorker {
@@ -246,6 +256,7 @@ impl ScriptedWorker {
             outcome: Some(wire::report::Outcome::Finished(wire::Finished {
                 bytes: bytes as u64,
                 duration_micros: 10,
+                rows: 7,
             })),
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oxidask_core::{Attempt, TaskReport, WorkerId};
 use oxidask_store::ResultKey;
 
-use super::event::{Assignment, BodyRef, Effect, Finished, Input, Run, RunFailure, RunId};
+use super::event::{Assignment, BodyRef, Effect, Input, Run, RunFailure, RunId, RunOutcome};
 use super::objects::Want;
 use super::{Machine, Object, Record, State, task_ref};
 
@@ -25,6 +25,8 @@ impl Machine {
             slots,
             key,
             body,
+            part,
+            streamed,
             inputs,
         } = assignment;
         if let Some(run) = self.current.get(task).copied() {
@@ -72,6 +74,8 @@ impl Machine {
             state,
             key,
             body,
+            part,
+            streamed,
             inputs: keys,
         };
         self.attempts.insert(run, record);
@@ -144,8 +148,8 @@ impl Machine {
         effects.push(Effect::DropGraph { graph });
     }
 
-    /// Starts ready attempts in order while there are slots. The first in line is never passed by:
-    /// one that takes many slots waits until they are free, and the others behind it.
+    /// Starts ready attempts in order while there are slots and memory. The first in line is never
+    /// passed by: one that takes many slots waits until they are free, and the others behind it.
     pub fn start_ready(&mut self, effects: &mut Vec<Effect>) {
         if self.ready.len() > 2 * self.attempts.len() + STALE_READY_MAX {
             let attempts = &self.attempts;
@@ -155,7 +159,7 @@ impl Machine {
         while let Some((_, Reverse(run))) = self.ready.peek().copied() {
             match self.attempts.get(&run) {
                 Some(record) if record.state == State::Ready => {
-                    if record.slots > self.free_slots {
+                    if record.slots > self.free_slots || self.is_held_back() {
                         return;
                     }
                     self.ready.pop();
@@ -202,16 +206,13 @@ impl Machine {
             slots: record.slots,
             key: Arc::clone(&record.key),
             body: std::mem::replace(&mut record.body, BodyRef::Shared(0)),
+            part: record.part,
+            streamed: std::mem::take(&mut record.streamed),
             inputs: std::mem::take(&mut record.inputs),
         }));
     }
 
-    pub(super) fn run_ended(
-        &mut self,
-        run: RunId,
-        outcome: Result<Finished, RunFailure>,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(super) fn run_ended(&mut self, run: RunId, outcome: RunOutcome, effects: &mut Vec<Effect>) {
         let has_started = self
             .attempts
             .get(&run)
@@ -230,23 +231,24 @@ impl Machine {
         let Record { task, attempt, .. } = record;
         self.current.remove(task);
         let report = match outcome {
-            Ok(Finished {
-                bytes,
-                duration_micros,
-            }) => {
+            RunOutcome::Finished(finished) => {
                 self.hold(task, Some(attempt));
                 TaskReport::Finished {
-                    bytes,
-                    duration_micros,
+                    bytes: finished.bytes,
+                    duration_micros: finished.duration_micros,
+                    rows: finished.rows,
                 }
             }
-            Err(RunFailure {
-                error,
-                is_retryable,
-            }) => TaskReport::Failed {
-                error,
-                is_retryable,
+            RunOutcome::Failed(failure) => TaskReport::Failed {
+                error: failure.error,
+                is_retryable: failure.is_retryable,
             },
+            RunOutcome::InputsLost(lost) => {
+                let lost = lost.into_iter().map(|(key, peer)| (task_ref(key), peer));
+                TaskReport::InputsLost {
+                    lost: lost.collect(),
+                }
+            }
         };
         effects.push(Effect::Report {
             task,

@@ -52,7 +52,11 @@ pub struct Assignment {
     pub key: Arc<str>,
     /// What to run.
     pub body: BodyRef,
-    /// What it reads, in order; may repeat.
+    /// Which part of the body.
+    pub part: u32,
+    /// What it reads while it runs: nothing of it is fetched before.
+    pub streamed: Vec<Input>,
+    /// What it is given, in order; may repeat.
     pub inputs: Vec<Input>,
 }
 
@@ -63,6 +67,17 @@ pub struct RunFailure {
     pub error: Arc<Diagnostic>,
     /// Whether another attempt may do better.
     pub is_retryable: bool,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunOutcome {
+    /// It has made a result, which is in the store.
+    Finished(Finished),
+    /// It failed.
+    Failed(RunFailure),
+    /// Nobody delivered some of its streamed inputs: which, and who did not, each once.
+    InputsLost(Vec<(ResultKey, WorkerId)>),
 }
 
 /// A fetched object that could not be kept.
@@ -123,8 +138,22 @@ pub enum Event {
     RunEnded {
         /// Which.
         run: RunId,
-        /// The size of its result, which is in the store, and the time it took; or why it failed.
-        outcome: Result<Finished, RunFailure>,
+        /// How.
+        outcome: RunOutcome,
+    },
+    /// How tight the memory is now.
+    PressureChanged {
+        /// Whether runs are to wait.
+        is_paused: bool,
+        /// Whether room is being made, so that waiting helps although nothing runs.
+        is_easing: bool,
+        /// Bytes that may be fetched.
+        free_bytes: u64,
+    },
+    /// Something that was in the store has gone from it, and nobody ordered that.
+    ObjectGone {
+        /// Which.
+        key: ResultKey,
     },
     /// Another worker can be asked from now on.
     PeerAdded {
@@ -145,6 +174,8 @@ pub struct Finished {
     pub bytes: u64,
     /// Time between start and end of the run.
     pub duration_micros: u64,
+    /// Rows of the result, if it is a table.
+    pub rows: u64,
 }
 
 /// What a run needs to know.
@@ -162,7 +193,11 @@ pub struct Run {
     pub key: Arc<str>,
     /// What to run.
     pub body: BodyRef,
-    /// What it reads, all of it held.
+    /// Which part of the body.
+    pub part: u32,
+    /// What it reads while it runs.
+    pub streamed: Vec<Input>,
+    /// What it is given, all of it held.
     pub inputs: Vec<ResultKey>,
 }
 

@@ -23,7 +23,8 @@ use oxidask_core::{Attempt, GraphId, TaskIndex, TaskRef, WorkerId};
 use oxidask_store::{IdMap, KeyMap, ResultKey};
 
 pub use event::{
-    Assignment, BodyRef, Effect, Event, Finished, Input, Refusal, RequestId, Run, RunFailure, RunId,
+    Assignment, BodyRef, Effect, Event, Finished, Input, Refusal, RequestId, Run, RunFailure,
+    RunId, RunOutcome,
 };
 pub use invariants::Violation;
 
@@ -54,8 +55,21 @@ pub struct Machine {
     askable: VecDeque<WorkerId>,
     requests: IdMap<RequestId, Request>,
     in_flight_bytes: u64,
+    pressure: Pressure,
+    /// Bytes that may be fetched. What is in flight counts against it.
+    free_bytes: u64,
     next_run: u64,
     next_request: u64,
+}
+
+/// Whether runs start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pressure {
+    Free,
+    /// None starts: room is being made.
+    Easing,
+    /// None starts beside another. A first one does, since nothing else would ever make room.
+    Tight,
 }
 
 /// One attempt.
@@ -69,6 +83,9 @@ struct Record {
     key: Arc<str>,
     /// Moved out when the attempt starts.
     body: BodyRef,
+    part: u32,
+    /// Moved out when the attempt starts. Never looked at: they may be held here or not.
+    streamed: Vec<Input>,
     inputs: Vec<ResultKey>,
 }
 
@@ -159,6 +176,8 @@ impl Machine {
             askable: VecDeque::new(),
             requests: IdMap::default(),
             in_flight_bytes: 0,
+            pressure: Pressure::Free,
+            free_bytes: u64::MAX,
             next_run: 1,
             next_request: 1,
         }
@@ -182,6 +201,19 @@ impl Machine {
             }
             Event::FetchFailed { request } => self.fetch_failed(request, effects),
             Event::RunEnded { run, outcome } => self.run_ended(run, outcome, effects),
+            Event::PressureChanged {
+                is_paused,
+                is_easing,
+                free_bytes,
+            } => {
+                self.free_bytes = free_bytes;
+                self.pressure = match (is_paused, is_easing) {
+                    (false, _) => Pressure::Free,
+                    (true, true) => Pressure::Easing,
+                    (true, false) => Pressure::Tight,
+                };
+            }
+            Event::ObjectGone { key } => self.object_gone(key, effects),
             Event::PeerAdded { peer } => {
                 self.peers.entry(peer).or_default();
             }
@@ -208,6 +240,33 @@ impl Machine {
             Some(Object::Wanted(wanted)) => !wanted.is_released && self.is_waited_for(wanted),
             Some(Object::Held { .. }) | None => false,
         }
+    }
+
+    /// Whether nothing may start, whatever slots are free.
+    fn is_held_back(&self) -> bool {
+        match self.pressure {
+            Pressure::Free => false,
+            Pressure::Easing => true,
+            Pressure::Tight => self.running > 0,
+        }
+    }
+
+    /// Whether this is held as a copy of what another worker made.
+    pub fn is_copy(&self, key: ResultKey) -> bool {
+        matches!(self.objects.get(key), Some(Object::Held { made_by: None }))
+    }
+
+    /// What attempts that have not started will be given. Costs a look at all of them.
+    pub fn awaited(&self) -> KeyMap<()> {
+        let mut awaited = KeyMap::default();
+        for record in self.attempts.values() {
+            if matches!(record.state, State::Waiting { .. } | State::Ready) {
+                for key in &record.inputs {
+                    awaited.insert(*key, ());
+                }
+            }
+        }
+        awaited
     }
 
     /// Attempts that run, including those that were cancelled and have not ended yet.

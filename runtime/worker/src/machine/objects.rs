@@ -121,7 +121,7 @@ impl Machine {
 
     /// Sends requests, peer by peer in turn, while bounds allow.
     pub(super) fn ask_peers(&mut self, effects: &mut Vec<Effect>) {
-        while self.in_flight_bytes < IN_FLIGHT_BYTES_MAX {
+        while self.may_ask() {
             let Some(peer) = self.askable.pop_front() else {
                 return;
             };
@@ -133,17 +133,24 @@ impl Machine {
         }
     }
 
+    /// Without room, something is asked for only if nothing else would ever make room.
+    fn may_ask(&self) -> bool {
+        self.in_flight_bytes < IN_FLIGHT_BYTES_MAX.min(self.free_bytes)
+            || (self.requests.is_empty() && self.running == 0)
+    }
+
     fn ask(&mut self, peer: WorkerId, effects: &mut Vec<Effect>) {
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
         let request = RequestId(self.next_request);
+        let bytes_max = REQUEST_BYTES_MAX.min(self.free_bytes.saturating_sub(self.in_flight_bytes));
         let mut keys = Vec::new();
         let mut bytes = 0_u64;
         while let Some(fetch) = state.queue.peek() {
             let key = fetch.key.0;
             let is_full = keys.len() >= REQUEST_OBJECTS_MAX
-                || (!keys.is_empty() && bytes.saturating_add(fetch.bytes) > REQUEST_BYTES_MAX);
+                || (!keys.is_empty() && bytes.saturating_add(fetch.bytes) > bytes_max);
             if is_full {
                 break;
             }
@@ -310,6 +317,15 @@ impl Machine {
                 let losses: Vec<Loss> = waiters.map(|run| (run, key, self.own)).collect();
                 self.report_lost(losses, effects);
             }
+        }
+    }
+
+    /// The store has lost it. Attempts that need it find out when they are to start.
+    pub(super) fn object_gone(&mut self, key: ResultKey, effects: &mut Vec<Effect>) {
+        if let Some(Object::Held { .. }) = self.objects.get(key) {
+            self.objects.remove(key);
+            let peer = self.own;
+            effects.push(Effect::CopyMissing { key, peer });
         }
     }
 

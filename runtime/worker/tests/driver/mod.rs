@@ -7,7 +7,8 @@ use oxidask_core::{Attempt, GraphId, TaskIndex, TaskRef, TaskReport, WorkerId};
 use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_store::ResultKey;
 use oxidask_worker::machine::{
-    Assignment, BodyRef, Effect, Event, Finished, Input, Machine, RequestId, Run, RunFailure, RunId,
+    Assignment, BodyRef, Effect, Event, Finished, Input, Machine, RequestId, Run, RunFailure,
+    RunId, RunOutcome,
 };
 
 pub(crate) const GRAPH: u32 = 1;
@@ -39,9 +40,10 @@ pub(crate) fn failure(message: &str, is_retryable: bool) -> RunFailure {
 pub(crate) fn ended(run: RunId, bytes: u64) -> Event {
     Event::RunEnded {
         run,
-        outcome: Ok(Finished {
+        outcome: RunOutcome::Finished(Finished {
             bytes,
             duration_micros: 5,
+            rows: 0,
         }),
     }
 }
@@ -54,6 +56,8 @@ pub(crate) fn assignment(task: u32, number: u32) -> Assignment {
         slots: 1,
         key: format!("t{task}").into(),
         body: BodyRef::Shared(0),
+        part: 0,
+        streamed: Vec::new(),
         inputs: Vec::new(),
     }
 }

@@ -1,6 +1,9 @@
 //! A scheduler that does what a test says, and real workers, over real TLS.
-#![allow(dead_code, reason = "each test program uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part")]
 
+mod streaming;
+
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +27,8 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) use streaming::slice_content;
 
 pub(crate) const GRAPH: u32 = 1;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -232,6 +237,36 @@ pub(crate) struct Cluster {
     stop: CancellationToken,
 }
 
+/// What differs between workers.
+pub(crate) struct Settings {
+    pub(crate) slots: u32,
+    pub(crate) memory_bytes: u64,
+    pub(crate) reconnect_time: Duration,
+    pub(crate) spill_bytes_max: u64,
+    pub(crate) spill_dir: Option<std::path::PathBuf>,
+}
+
+impl Settings {
+    /// No disk, and no patience.
+    pub(crate) fn new(slots: u32, memory_bytes: u64) -> Self {
+        Self {
+            slots,
+            memory_bytes,
+            reconnect_time: Duration::ZERO,
+            spill_bytes_max: 0,
+            spill_dir: None,
+        }
+    }
+
+    /// With a disk.
+    pub(crate) fn spilling(slots: u32, memory_bytes: u64) -> Self {
+        Self {
+            spill_bytes_max: 1 << 40,
+            ..Self::new(slots, memory_bytes)
+        }
+    }
+}
+
 pub(crate) struct Worker {
     pub(crate) serving: JoinHandle<Result<(), WorkerError>>,
     pub(crate) stop: CancellationToken,
@@ -284,8 +319,8 @@ impl Cluster {
 
     /// A worker that tells this address.
     pub(crate) async fn spawn_facing(&self, advertise_address: &str) -> Worker {
-        self.spawn_as(1, 1 << 30, Duration::ZERO, Some(advertise_address))
-            .await
+        let settings = Settings::new(1, 1 << 30);
+        self.spawn_as(settings, Some(advertise_address)).await
     }
 
     /// A worker that goes without a scheduler for a time.
@@ -295,17 +330,20 @@ impl Cluster {
         memory_bytes: u64,
         reconnect_time: Duration,
     ) -> Worker {
-        self.spawn_as(slots, memory_bytes, reconnect_time, None)
-            .await
+        let settings = Settings {
+            reconnect_time,
+            ..Settings::new(slots, memory_bytes)
+        };
+        self.spawn_as(settings, None).await
     }
 
-    async fn spawn_as(
-        &self,
-        slots: u32,
-        memory_bytes: u64,
-        reconnect_time: Duration,
-        advertise_address: Option<&str>,
-    ) -> Worker {
+    async fn spawn_as(&self, settings: Settings, advertise_address: Option<&str>) -> Worker {
+        let Settings {
+            slots,
+            memory_bytes,
+            reconnect_time,
+            ..
+        } = settings;
         let data_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let data = data_listener.local_addr().unwrap();
@@ -324,8 +362,18 @@ impl Cluster {
             reconnect_time,
             base_dir: scratch.path().into(),
             scratch_dir: scratch.path().join("tasks"),
+            spill_dir: Some(
+                settings
+                    .spill_dir
+                    .unwrap_or_else(|| scratch.path().join("spill")),
+            ),
+            spill_bytes_max: settings.spill_bytes_max,
             credentials: self.credentials(Role::Worker),
-            executors: vec![Arc::new(Builtin::new()), Arc::new(Odd)],
+            executors: vec![
+                Arc::new(Builtin::new()),
+                Arc::new(Odd),
+                Arc::new(streaming::Streaming),
+            ],
         };
         let stop = CancellationToken::new();
         let listeners = Listeners {
@@ -352,6 +400,14 @@ impl Cluster {
     /// A worker that is accepted as this number.
     pub(crate) async fn join(&mut self, worker: u32, slots: u32, memory: u64) -> (Worker, Joined) {
         let started = self.spawn(slots, memory).await;
+        let joined = self.next_joined().await;
+        joined.welcome(worker).await;
+        (started, joined)
+    }
+
+    /// The same with settings of its own.
+    pub(crate) async fn join_as(&mut self, worker: u32, settings: Settings) -> (Worker, Joined) {
+        let started = self.spawn_as(settings, None).await;
         let joined = self.next_joined().await;
         joined.welcome(worker).await;
         (started, joined)
@@ -400,6 +456,22 @@ pub(crate) fn assign_with(task: u32, body: &Body, inputs: &[(u32, u32)]) -> wire
         input_bytes: vec![1; inputs.len()],
         holders: inputs.iter().map(|input| input.1).collect(),
         ..assign(task, body)
+    }
+}
+
+/// The same with inputs that the task reads by itself.
+pub(crate) fn assign_streaming(
+    task: u32,
+    part: u32,
+    body: &Body,
+    inputs: &[(u32, u32)],
+) -> wire::Assign {
+    wire::Assign {
+        part,
+        streamed_inputs: u32::try_from(inputs.len()).unwrap(),
+        // As large as anything here.
+        input_bytes: vec![1 << 40; inputs.len()],
+        ..assign_with(task, body, inputs)
     }
 }
 
@@ -458,10 +530,43 @@ impl Program for OddProgram {
             if let Self::Panic = *self {
                 panic!("odd {}", 2);
             }
+            std::fs::create_dir_all(&context.scratch_dir).unwrap();
             std::fs::write(context.scratch_dir.join("litter"), b"x").unwrap();
             context.cancelled.cancelled().await;
             Ok(Payload::null())
         }
         .boxed()
     }
+}
+
+pub(crate) async fn http(address: SocketAddr, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: w\r\nconnection: close\r\n\r\n");
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    });
+    asked.await.unwrap()
+}
+
+/// An address at which nobody listens.
+pub(crate) fn closed_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+/// One of a worker's metrics.
+pub(crate) async fn figure(worker: &Worker, name: &str) -> u64 {
+    let text = http(worker.http, "/metrics").await;
+    let line = text
+        .lines()
+        .find(|line| line.split(' ').next() == Some(name));
+    let Some(line) = line else {
+        panic!("{name} is not in {text}")
+    };
+    line.split(' ').nth(1).unwrap().parse().unwrap()
 }
