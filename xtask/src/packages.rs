@@ -32,6 +32,7 @@ pub(crate) const RUNTIME: Family = Family {
         "oxidask-comm",
         "oxidask-exec",
         "oxidask-exec-frame",
+        "oxidask-tpch",
         "oxidask-scheduler",
         "oxidask-worker",
         "oxidask-client",

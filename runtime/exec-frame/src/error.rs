@@ -1,7 +1,5 @@
-//! What goes wrong with tables, and how the engine's errors become the product's.
-//!
-//! Owns the error enum of this crate and the one place that reads the engine's errors: which code
-//! each has, which words a user sees, and whether another attempt may do better.
+//! What goes wrong with tables. Owns the error enum of this crate and the one place that reads the
+//! engine's errors: which code each has, which words users see, whether another attempt may help.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -13,6 +11,7 @@ use datafusion::error::DataFusionError;
 use oxidask_diagnostic::{Code, Coded, Diagnostic};
 use oxidask_exec::TaskError;
 
+use crate::freshness::FileFault;
 use crate::remote_store::{Step, StoreFault};
 
 /// What was being done when the engine failed.
@@ -55,6 +54,12 @@ pub enum FrameError {
         /// File, line and fault.
         what: String,
     },
+    /// A file is not the one that was planned.
+    #[error("{what}")]
+    Changed {
+        /// Which, and how.
+        what: String,
+    },
     /// The output is already there.
     #[error("the output `{location}` already exists")]
     OutputExists {
@@ -68,6 +73,16 @@ pub enum FrameError {
         location: String,
         /// Why.
         reason: String,
+    },
+    /// A part of an output is not where the committing task looks.
+    #[error(
+        "`{part}`, a part of the output `{location}`, is not on the storage that this worker sees"
+    )]
+    PartUnseen {
+        /// The output.
+        location: String,
+        /// The part, by its temporary name.
+        part: String,
     },
     /// The output cannot be written.
     #[error("cannot {operation} `{location}`")]
@@ -126,10 +141,13 @@ impl FrameError {
     }
 
     /// Whether another attempt may do better: only where the system failed, not the data.
-    fn is_retryable(&self) -> bool {
+    pub(crate) fn is_retryable(&self) -> bool {
         match self {
             Self::Output { .. } => true,
             Self::Engine { source, .. } => {
+                if find::<FileFault>(source.as_ref()).is_some() {
+                    return false;
+                }
                 if let Some(fault) = find::<StoreFault>(source.as_ref()) {
                     return fault.is_transient;
                 }
@@ -163,7 +181,7 @@ impl FrameError {
         if is_of_store
             || matches!(
                 diagnostic.code,
-                Code::DataUnreadable | Code::QueryFailed | Code::SqlPlan
+                Code::DataUnreadable | Code::DataChanged | Code::QueryFailed | Code::SqlPlan
             )
         {
             // The engine's words are in the message already.
@@ -196,9 +214,11 @@ impl Coded for FrameError {
             Self::Unsupported { .. } => Code::SqlUnsupported,
             Self::Argument { .. } => Code::OperationUnknown,
             Self::Missing { .. } | Self::Damaged { .. } | Self::Table(_) => Code::DataUnreadable,
-            Self::OutputExists { .. } | Self::OutputKept { .. } | Self::Output { .. } => {
-                Code::DataUnwritable
-            }
+            Self::Changed { .. } => Code::DataChanged,
+            Self::OutputExists { .. }
+            | Self::OutputKept { .. }
+            | Self::PartUnseen { .. }
+            | Self::Output { .. } => Code::DataUnwritable,
             Self::Engine { code, .. } => *code,
             Self::ResultTooLarge { .. } => Code::MemoryExceeded,
             Self::Told(diagnostic) => diagnostic.code,
@@ -211,6 +231,9 @@ impl Coded for FrameError {
             Self::Unsupported { hint, .. } => hint.clone(),
             Self::OutputExists { .. } => "remove it, choose another location, or let COPY replace \
                 it with `OPTIONS ('overwrite' 'true')`"
+                .into(),
+            Self::PartUnseen { .. } => "write to an object store, or mount one volume at the same \
+                path in all workers; nothing was put in place"
                 .into(),
             Self::OutputKept { .. } => "choose another location, or remove it yourself".into(),
             Self::Output { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
@@ -387,6 +410,9 @@ fn engine_code(stage: Stage, error: &DataFusionError) -> Code {
         Stage::Plan => Code::SqlPlan,
         Stage::Run | Stage::Write => Code::QueryFailed,
     };
+    if find::<FileFault>(error).is_some() {
+        return Code::DataChanged;
+    }
     if let Some(fault) = find::<StoreFault>(error) {
         return match fault.step {
             Step::Write | Step::Remove => Code::DataUnwritable,
@@ -433,6 +459,9 @@ fn engine_code(stage: Stage, error: &DataFusionError) -> Code {
 
 /// The engine's words in the form of the product's messages.
 fn engine_message(error: &DataFusionError) -> String {
+    if let Some(fault) = find::<FileFault>(error) {
+        return fault.to_string();
+    }
     if let Some(fault) = find::<StoreFault>(error) {
         return fault.to_string();
     }

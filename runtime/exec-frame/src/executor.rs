@@ -16,11 +16,17 @@ use oxidask_exec::catalogue::{
 };
 use oxidask_exec::{Body, Executor, Program, TaskContext, TaskError};
 use oxidask_store::{Payload, PayloadKind};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
+use crate::error::Stage;
+use crate::explain::{self, ANALYZE, AnalyzeProgram};
 use crate::location::by_name;
 use crate::script::{self, PlacedText, StatementArguments};
 use crate::session::{Session, Shared};
+use crate::sink::{COMMIT, CommitArguments, WrittenPart};
+use crate::stage::{
+    Goal, LastTask, LastTaskInputs, PlanRequest, Planned, STAGE, StageProgram, plan_statement,
+};
 use crate::{FrameError, sink};
 use datafusion::sql::parser::Statement as Syntax;
 
@@ -45,24 +51,33 @@ impl FrameExecutor {
             "read" => Operation::Read(catalogue::arguments(op, args)?),
             "sql" => Operation::Sql(catalogue::arguments(op, args)?),
             "write" => Operation::Write(catalogue::arguments(op, args)?),
-            _ => Operation::Statement(
-                StatementArguments::deserialize(serde_json::Value::Object(args.clone())).map_err(
-                    |source| OperationError::Unreadable {
-                        op: op.to_owned(),
-                        source,
-                    },
-                )?,
-            ),
+            COMMIT => Operation::Commit(ours(body)?),
+            _ => Operation::Statement(ours(body)?),
         })
     }
 }
 
+/// The arguments of an operation that only tasks of ours have.
+fn ours<T: DeserializeOwned>(body: &Body) -> Result<T, OperationError> {
+    let arguments = serde_json::Value::Object(body.args.clone());
+    T::deserialize(arguments).map_err(|source| OperationError::Unreadable {
+        op: body.op.clone(),
+        source,
+    })
+}
+
 impl Executor for FrameExecutor {
     fn operations(&self) -> &'static [&'static str] {
-        &["read", "sql", "write", STATEMENT]
+        &["read", "sql", "write", STATEMENT, STAGE, COMMIT, ANALYZE]
     }
 
     fn prepare(&self, body: &Body) -> Result<Arc<dyn Program>, TaskError> {
+        if body.op == STAGE {
+            return Ok(Arc::new(StageProgram::prepare(body, &self.shared)?));
+        }
+        if body.op == ANALYZE {
+            return Ok(Arc::new(AnalyzeProgram::prepare(body)?));
+        }
         let operation = Self::operation(body)
             .map_err(|error| TaskError::permanent(Diagnostic::from_error(&error)))?;
         Ok(Arc::new(FrameProgram {
@@ -77,6 +92,7 @@ enum Operation {
     Sql(SqlArguments),
     Write(WriteArguments),
     Statement(StatementArguments),
+    Commit(CommitArguments),
 }
 
 struct FrameProgram {
@@ -86,7 +102,10 @@ struct FrameProgram {
 
 impl Program for FrameProgram {
     fn reads_inputs(&self) -> bool {
-        matches!(self.operation, Operation::Sql(_) | Operation::Write(_))
+        matches!(
+            self.operation,
+            Operation::Sql(_) | Operation::Write(_) | Operation::Commit(_)
+        )
     }
 
     fn run(
@@ -99,6 +118,7 @@ impl Program for FrameProgram {
             let work = async {
                 match &self.operation {
                     Operation::Statement(arguments) => self.statement(arguments, &context).await,
+                    Operation::Commit(arguments) => self.commit(arguments, &inputs, &context).await,
                     Operation::Read(arguments) => told(self.read(arguments, &context).await),
                     Operation::Sql(arguments) => told(self.sql(arguments, &inputs, &context).await),
                     Operation::Write(arguments) => {
@@ -136,17 +156,48 @@ impl FrameProgram {
         let texts = arguments.preamble.iter().chain(&arguments.statement);
         let mut result = Payload::null();
         for text in texts {
-            let outcome = run_statement(&mut session, text).await;
+            let place = format!(
+                "statement {} ({}:{})",
+                text.number, arguments.origin, text.line
+            );
+            let request = PlanRequest {
+                name: &context.key,
+                place: &place,
+                cluster: arguments.cluster,
+                slots: context.slots,
+                memory_bytes: context.memory_bytes,
+                goal: Goal::Rows,
+            };
+            let write = arguments.write.as_deref();
+            let outcome = run_statement(&mut session, text, write, &request).await;
             let outcome = outcome.map_err(|error| known_tables(error, &session));
-            result = outcome.map_err(|error| {
-                let place = format!(
-                    "statement {} ({}:{})",
-                    text.number, arguments.origin, text.line
-                );
-                error.into_task_error(Some(&place))
-            })?;
+            result = outcome.map_err(|error| error.into_task_error(Some(&place)))?;
         }
         Ok(result)
+    }
+
+    /// Shows the parts of a write. What fails here has been tried often enough.
+    async fn commit(
+        &self,
+        arguments: &CommitArguments,
+        inputs: &[Payload],
+        context: &TaskContext,
+    ) -> Result<Payload, TaskError> {
+        let place = Some(arguments.place.as_str());
+        let told = |error: FrameError| TaskError {
+            is_retryable: false,
+            ..error.into_task_error(place)
+        };
+        let parts = inputs.iter().map(|input| {
+            serde_json::from_slice::<WrittenPart>(&input.parts.concat()).map_err(|error| {
+                let what = format!("a part of the output cannot be read: {error}");
+                FrameError::Argument { what }
+            })
+        });
+        let parts = parts.collect::<Result<Vec<_>, _>>().map_err(told)?;
+        let mut session = Session::new(Arc::clone(&self.shared), context).map_err(told)?;
+        let rows = sink::commit(&mut session, &arguments.output, parts).await;
+        rows.map(row_count).map_err(told)
     }
 
     async fn read(
@@ -221,7 +272,7 @@ impl FrameProgram {
             let what = format!("`write` takes one input, not {}", inputs.len());
             return Err(FrameError::Argument { what });
         };
-        let session = Session::new(Arc::clone(&self.shared), context)?;
+        let mut session = Session::new(Arc::clone(&self.shared), context)?;
         session.register(TABLE, input)?;
         let stored_as = match &arguments.format {
             Some(format) => Some(format_name(Some(format), &arguments.location)?),
@@ -234,16 +285,72 @@ impl FrameProgram {
             stored_as,
             options: Vec::new(),
         };
-        Ok(row_count(sink::copy(&session, copy).await?))
+        Ok(row_count(sink::copy(&mut session, copy).await?))
     }
 }
 
-async fn run_statement(session: &mut Session, text: &PlacedText) -> Result<Payload, FrameError> {
+async fn run_statement(
+    session: &mut Session,
+    text: &PlacedText,
+    write: Option<&str>,
+    request: &PlanRequest<'_>,
+) -> Result<Payload, FrameError> {
     match script::parse_one(&text.sql)? {
-        Syntax::CopyTo(copy) => Ok(row_count(sink::copy(session, copy).await?)),
-        query if Session::is_query(&query) => session.query(query).await,
+        Syntax::CopyTo(copy) => run_copy(session, copy, write, request).await,
+        Syntax::Explain(explain) if explain.options.format.is_none() => {
+            explain::run(session, *explain.statement, &explain.options, request).await
+        }
+        query if Session::is_query(&query) => run_query(session, query, request).await,
         definition => session.define(definition).await.map(|()| Payload::null()),
     }
+}
+
+/// The rows of a query, or the tasks that make them.
+async fn run_query(
+    session: &Session,
+    query: Syntax,
+    request: &PlanRequest<'_>,
+) -> Result<Payload, FrameError> {
+    let logical = session.plan_query(query).await?;
+    let plan = match plan_statement(session, logical.clone(), request).await? {
+        Planned::OneTask { plan, .. } => plan,
+        Planned::Stages(plan) => match plan.to_payload(&session.context.state())? {
+            Some(graph) => return Ok(graph),
+            // Too large to be handed out.
+            None => session.physical(logical, Stage::Plan).await?,
+        },
+    };
+    session.run(plan).await
+}
+
+/// The number of rows that were written, or the tasks that write them.
+async fn run_copy(
+    session: &mut Session,
+    copy: CopyToStatement,
+    id: Option<&str>,
+    request: &PlanRequest<'_>,
+) -> Result<Payload, FrameError> {
+    let planned = sink::plan(session, copy, sink::id(id)).await?;
+    if !planned.is_done {
+        let output = planned.output.for_many_tasks();
+        let request = PlanRequest {
+            goal: Goal::Write(&output),
+            ..*request
+        };
+        if let Planned::Stages(mut stages) =
+            plan_statement(session, planned.query(), &request).await?
+        {
+            stages.last_task = Some(LastTask {
+                name: COMMIT,
+                body: sink::commit_body(&output, request.place)?,
+                inputs: LastTaskInputs::LastStage,
+            });
+            if let Some(graph) = stages.to_payload(&session.context.state())? {
+                return Ok(graph);
+            }
+        }
+    }
+    Ok(row_count(sink::run(session, planned).await?))
 }
 
 fn table_name(name: &str) -> ObjectName {

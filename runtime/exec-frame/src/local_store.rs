@@ -1,7 +1,7 @@
 //! The files of this machine, as a store that remembers why a write failed.
 //!
-//! Owns nothing but that memory: the engine reports some failed writes without their cause, and a
-//! full disk must be told from a defect.
+//! Owns that memory: the engine reports some failed writes without their cause, and a full disk
+//! must be told from a defect. A file that a plan named is compared with it when it is opened.
 
 use std::fmt;
 use std::io;
@@ -20,6 +20,8 @@ use object_store::{
 };
 
 use crate::error::io_error;
+use crate::freshness::ExpectedFiles;
+use crate::read_memory::ReadMemory;
 
 /// The system error of the first write that failed.
 #[derive(Debug, Clone, Default)]
@@ -43,18 +45,37 @@ impl WriteFault {
     }
 }
 
+/// As [`ExpectedFiles`] knows this store.
+const ROOT: &str = "file:";
+
 /// All files of this machine.
 #[derive(Debug)]
 pub(crate) struct LocalStore {
     files: LocalFileSystem,
     fault: WriteFault,
+    expected: ExpectedFiles,
+    memory: ReadMemory,
 }
 
 impl LocalStore {
-    pub(crate) fn new(fault: WriteFault) -> Self {
+    pub(crate) fn new(fault: WriteFault, expected: ExpectedFiles, memory: ReadMemory) -> Self {
         Self {
             files: LocalFileSystem::new(),
             fault,
+            expected,
+            memory,
+        }
+    }
+
+    /// What was opened, if it is what was planned.
+    fn checked(&self, location: &Path, opened: Result<GetResult>) -> Result<GetResult> {
+        let name = format!("/{location}");
+        match opened {
+            Ok(opened) => {
+                self.expected.check(ROOT, &name, &opened.meta)?;
+                Ok(opened)
+            }
+            Err(error) => Err(self.expected.missing(ROOT, &name, location, error)),
         }
     }
 }
@@ -92,11 +113,21 @@ impl ObjectStore for LocalStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.files.get_opts(location, options).await
+        let opened = self.files.get_opts(location, options).await;
+        self.checked(location, opened)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.files.get_ranges(location, ranges).await
+        if self.expected.knows(ROOT, location) {
+            let options = GetOptions {
+                head: true,
+                ..GetOptions::default()
+            };
+            let opened = self.files.get_opts(location, options).await;
+            self.checked(location, opened)?;
+        }
+        let read = self.files.get_ranges(location, ranges);
+        self.memory.counted(ranges, read).await
     }
 
     fn delete_stream(

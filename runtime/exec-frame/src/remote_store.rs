@@ -18,12 +18,14 @@ use object_store::client::{HttpError, HttpErrorKind};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-    Result, UploadPart,
+    OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart, coalesce_ranges,
 };
 
 use crate::error::{find, io_error};
-use crate::remote_write::{HeldObject, Parts, Writes, gone};
+use crate::freshness::{ExpectedFiles, FileFault};
+use crate::read_memory::ReadMemory;
+use crate::remote_write::{Bucket, Parts, Writes, gone};
 
 /// What is known of an object that is not there yet.
 const HELD: PutResult = PutResult {
@@ -109,6 +111,9 @@ impl StoreFault {
 
 /// The same error in plain words, of the same kind: callers tell what is missing by the kind.
 pub(crate) fn told(step: Step, url: String, error: Error) -> Error {
+    if find::<FileFault>(&error).is_some() {
+        return error;
+    }
     let source = Box::new(StoreFault::new(step, url, &error));
     match error {
         Error::NotFound { path, .. } => Error::NotFound { path, source },
@@ -217,18 +222,38 @@ pub(crate) async fn remove(store: &dyn ObjectStore, paths: Vec<Path>) -> Result<
 #[derive(Debug)]
 pub(crate) struct RemoteStore {
     store: Arc<dyn ObjectStore>,
+    bucket: Bucket,
     /// Scheme and bucket.
     root: String,
     writes: Writes,
+    expected: ExpectedFiles,
+    memory: ReadMemory,
 }
 
 impl RemoteStore {
-    pub(crate) fn new(store: Arc<dyn ObjectStore>, root: String, writes: Writes) -> Self {
+    pub(crate) fn new(
+        bucket: Bucket,
+        root: String,
+        writes: Writes,
+        expected: ExpectedFiles,
+        memory: ReadMemory,
+    ) -> Self {
+        writes.know(&root, &bucket);
         Self {
-            store,
+            store: Arc::clone(&bucket.objects),
+            bucket,
             root,
             writes,
+            expected,
+            memory,
         }
+    }
+
+    /// An upload in parts to where the write wants the file.
+    async fn begin(&self, location: &Path) -> Result<Parts> {
+        let begun = self.bucket.uploads.create_multipart(location).await;
+        let id = self.telling(Step::Write, Some(location), begun)?;
+        Ok(self.writes.begin(&self.bucket, location.clone(), id))
     }
 
     fn url(&self, path: Option<&Path>) -> String {
@@ -270,37 +295,28 @@ impl ObjectStore for RemoteStore {
             let put = self.store.put_opts(location, payload, options).await;
             return self.telling(Step::Write, Some(location), put);
         }
-        let url = self.url(Some(location));
-        let object = if payload.content_length() == 0 {
-            HeldObject::Empty(Arc::clone(&self.store))
+        let location = self.writes.named(location);
+        let held = if payload.content_length() == 0 {
+            self.writes.empty(&self.bucket, location)
         } else {
-            let options = PutMultipartOptions {
-                tags: options.tags,
-                attributes: options.attributes,
-                extensions: options.extensions,
-            };
-            let begun = self.store.put_multipart_opts(location, options).await;
-            let upload = self.telling(Step::Write, Some(location), begun)?;
-            let mut parts = Parts::new(upload, &self.writes.live);
+            let mut parts = self.begin(&location).await?;
             let put = parts.put(payload).await;
-            self.telling(Step::Write, Some(location), put)?;
-            HeldObject::Parts(parts)
+            self.telling(Step::Write, Some(&location), put)?;
+            parts
         };
-        self.writes.hold(location.clone(), url, object);
+        self.writes.hold(held);
         Ok(HELD)
     }
 
     async fn put_multipart_opts(
         &self,
         location: &Path,
-        options: PutMultipartOptions,
+        _: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let begun = self.store.put_multipart_opts(location, options).await;
-        let upload = self.telling(Step::Write, Some(location), begun)?;
+        let location = self.writes.named(location);
         Ok(Box::new(Upload {
-            parts: Some(Parts::new(upload, &self.writes.live)),
-            location: location.clone(),
-            url: self.url(Some(location)),
+            parts: Some(self.begin(&location).await?),
+            url: self.url(Some(&location)),
             writes: self.writes.clone(),
         }))
     }
@@ -308,7 +324,15 @@ impl ObjectStore for RemoteStore {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let step = if options.head { Step::Look } else { Step::Read };
         let got = self.store.get_opts(location, options).await;
+        let got = got.map_err(|error| {
+            let url = self.url(Some(location));
+            self.expected.missing(&self.root, &url, location, error)
+        });
         let mut got = self.telling(step, Some(location), got)?;
+        if self.expected.knows(&self.root, location) {
+            let url = self.url(Some(location));
+            self.expected.check(&self.root, &url, &got.meta)?;
+        }
         got.payload = match got.payload {
             GetResultPayload::Stream(bytes) => {
                 GetResultPayload::Stream(self.telling_stream(Step::Read, Some(location), bytes))
@@ -319,7 +343,14 @@ impl ObjectStore for RemoteStore {
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let got = self.store.get_ranges(location, ranges).await;
+        if self.expected.knows(&self.root, location) {
+            // Each answer tells which object it is of.
+            let get = |range| self.get_range(location, range);
+            let read = coalesce_ranges(ranges, get, OBJECT_STORE_COALESCE_DEFAULT);
+            return self.memory.counted(ranges, read).await;
+        }
+        let read = self.store.get_ranges(location, ranges);
+        let got = self.memory.counted(ranges, read).await;
         self.telling(Step::Read, Some(location), got)
     }
 
@@ -358,7 +389,6 @@ impl ObjectStore for RemoteStore {
 #[derive(Debug)]
 struct Upload {
     parts: Option<Parts>,
-    location: Path,
     url: String,
     writes: Writes,
 }
@@ -379,8 +409,7 @@ impl MultipartUpload for Upload {
         let Some(parts) = self.parts.take() else {
             return Err(told(Step::Write, self.url.clone(), gone()));
         };
-        let (location, url) = (self.location.clone(), self.url.clone());
-        self.writes.hold(location, url, HeldObject::Parts(parts));
+        self.writes.hold(parts);
         Ok(HELD)
     }
 

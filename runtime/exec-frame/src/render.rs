@@ -24,7 +24,7 @@ use oxidask_store::Payload;
 use crate::FrameError;
 use crate::table::BatchDecoder;
 
-pub use text::TextForm;
+pub use text::{TextForm, TextTable};
 
 /// A table could not be shown.
 #[derive(Debug, thiserror::Error)]

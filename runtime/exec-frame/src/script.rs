@@ -17,7 +17,7 @@ use oxidask_diagnostic::{Code, Diagnostic};
 
 use crate::error::lowered;
 
-pub use graph::{GraphTask, to_graph};
+pub use graph::{ClusterSize, GraphTask, to_graph};
 pub(crate) use graph::{PlacedText, StatementArguments};
 pub use kind::StatementKind;
 pub(crate) use kind::check_options;

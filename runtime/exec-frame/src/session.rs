@@ -5,20 +5,17 @@
 //! bounded by the worker's limit; temporary files stay in the task's folder; a dropped session
 //! leaves no work behind.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use datafusion::arrow::array::AsArray;
-use datafusion::arrow::array::types::UInt64Type;
 use datafusion::catalog::MemTable;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::config::Dialect;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
+use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::context::SQLOptions;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, TrackConsumersPool};
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
@@ -36,20 +33,21 @@ use tokio_util::sync::CancellationToken;
 use crate::csv_check::CsvChecks;
 use crate::damage::{self, TableFiles};
 use crate::error::Stage;
+use crate::freshness::ExpectedFiles;
+use crate::join_fallback::let_joins_spill;
 use crate::local_store::WriteFault;
+use crate::memory::{self, TaskMemoryPool};
+use crate::read_memory::ReadMemory;
 use crate::remote_write::Writes;
+use crate::stage::OxidaskOptions;
 use crate::stores::Stores;
 use crate::table::{BatchDecoder, BatchEncoder, EncodedBatches, assemble};
 use crate::{FrameError, source};
 
-/// The part of the worker's memory that one statement may take, in percent.
-const MEMORY_PERCENT: u64 = 70;
-
-/// The least memory a statement is given; below it nothing runs.
-const MEMORY_BYTES_MIN: u64 = 32 * 1024 * 1024;
-
-/// Holders of memory that an error names.
-const NAMED_CONSUMERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4);
+/// The share of a worker's memory for what a task knows of files, as its divisor, and its bounds.
+const KNOWN_SHARE: u64 = 16;
+const KNOWN_BYTES_MIN: u64 = 20 * 1024 * 1024;
+const KNOWN_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Rows from which the types of text files are told.
 pub(crate) const INFERRED_ROWS: usize = 10_000;
@@ -63,7 +61,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// A state with all functions, rules and formats; cloning it is cheap.
-    fn base(&self) -> SessionState {
+    pub(crate) fn base(&self) -> SessionState {
         self.base
             .get_or_init(|| SessionStateBuilder::new().with_default_features().build())
             .clone()
@@ -82,6 +80,8 @@ pub(crate) struct Session {
     pub(crate) write_fault: WriteFault,
     /// What was written to object stores.
     pub(crate) writes: Writes,
+    /// The files of plans, as they were planned.
+    pub(crate) expected: ExpectedFiles,
 }
 
 impl Session {
@@ -89,7 +89,15 @@ impl Session {
     pub(crate) fn new(shared: Arc<Shared>, task: &TaskContext) -> Result<Self, FrameError> {
         let write_fault = WriteFault::default();
         let writes = Writes::default();
-        let runtime = runtime(task, write_fault.clone(), writes.clone())
+        let expected = ExpectedFiles::default();
+        let memory = ReadMemory::new(Arc::clone(&task.memory));
+        let stores = Stores::new(
+            write_fault.clone(),
+            writes.clone(),
+            expected.clone(),
+            memory,
+        );
+        let runtime = runtime(task, stores, CacheManagerConfig::default())
             .map_err(|error| FrameError::engine(Stage::Plan, error))?;
         let state = SessionStateBuilder::new_from_existing(shared.base())
             .with_session_id(task.key.to_string())
@@ -107,6 +115,7 @@ impl Session {
             tables: Vec::new(),
             write_fault,
             writes,
+            expected,
         })
     }
 
@@ -144,6 +153,19 @@ impl Session {
 
     /// Runs a query and gives its rows as a table.
     pub(crate) async fn query(&self, statement: Syntax) -> Result<Payload, FrameError> {
+        let plan = self.plan_query(statement).await?;
+        let physical = self.physical(plan, Stage::Plan).await?;
+        self.run(physical).await
+    }
+
+    /// Runs a plan and gives its rows as a table.
+    pub(crate) async fn run(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Payload, FrameError> {
+        let collected = self.collect(plan).await;
+        self.blame(collected).await
+    }
+
+    /// The logical plan of a query, and of nothing else.
+    pub(crate) async fn plan_query(&self, statement: Syntax) -> Result<LogicalPlan, FrameError> {
         let plan = self.plan(statement).await?;
         SQLOptions::new()
             .with_allow_ddl(false)
@@ -151,29 +173,7 @@ impl Session {
             .with_allow_statements(false)
             .verify_plan(&plan)
             .map_err(|error| FrameError::engine(Stage::Plan, error))?;
-        let physical = self.physical(plan, Stage::Plan).await?;
-        let collected = self.collect(physical).await;
-        self.blame(collected).await
-    }
-
-    /// Runs a write and gives the number of rows.
-    pub(crate) async fn write(&self, statement: Syntax) -> Result<u64, FrameError> {
-        let plan = self.plan(statement).await?;
-        let physical = self.physical(plan, Stage::Plan).await?;
-        let counted = datafusion::physical_plan::collect(physical, self.context.task_ctx()).await;
-        let counted = self
-            .blame(counted.map_err(|error| FrameError::engine(Stage::Write, error)))
-            .await?;
-        let rows = counted.iter().filter_map(|batch| {
-            batch
-                .columns()
-                .first()?
-                .as_primitive_opt::<UInt64Type>()?
-                .values()
-                .first()
-                .copied()
-        });
-        Ok(rows.sum())
+        Ok(plan)
     }
 
     /// The logical plan of a statement.
@@ -183,22 +183,38 @@ impl Session {
         planned.map_err(|error| FrameError::engine(Stage::Plan, error))
     }
 
-    async fn physical(
+    /// The physical plan of a statement. Its files must be the same when they are read.
+    pub(crate) async fn physical(
         &self,
         plan: LogicalPlan,
         stage: Stage,
     ) -> Result<Arc<dyn ExecutionPlan>, FrameError> {
+        let optimized = self.context.state().optimize(&plan);
+        let optimized = optimized.map_err(|error| FrameError::engine(stage, error))?;
+        self.physical_of(&optimized, stage).await
+    }
+
+    /// The physical plan of an optimized logical plan.
+    pub(crate) async fn physical_of(
+        &self,
+        optimized: &LogicalPlan,
+        stage: Stage,
+    ) -> Result<Arc<dyn ExecutionPlan>, FrameError> {
         let state = self.context.state();
-        let planned = Box::pin(state.create_physical_plan(&plan))
+        let planner = state.query_planner();
+        let planned = Box::pin(planner.create_physical_plan(optimized, &state))
             .await
             .and_then(cooperative);
-        self.blame(planned.map_err(|error| FrameError::engine(stage, error)))
-            .await
+        let planned = planned.map_err(|error| FrameError::engine(stage, error));
+        let planned = self.blame(planned).await?;
+        self.expected.note(&planned);
+        Ok(planned)
     }
 
     /// Runs all partitions beside each other; the rows come in order of the partitions.
     async fn collect(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Payload, FrameError> {
         let run = |error| FrameError::engine(Stage::Run, error);
+        let plan = let_joins_spill(plan).map_err(run)?;
         let schema = plan.schema();
         let streams = execute_stream_partitioned(plan, self.context.task_ctx()).map_err(run)?;
         let pool = Arc::clone(&self.context.runtime_env().memory_pool);
@@ -239,6 +255,7 @@ impl Session {
 
     /// Names file and line where the content of a file is to blame.
     pub(crate) async fn blame<T>(&self, result: Result<T, FrameError>) -> Result<T, FrameError> {
+        let result = result.map_err(|error| self.expected.explain(error));
         let error = match result {
             Err(error) if error.is_about_content() && !self.tables.is_empty() => error,
             other => return other,
@@ -278,7 +295,9 @@ impl Session {
 
 /// Operators that make many rows out of few never wait for their input, so nothing above them would
 /// ever let go of the thread. With this they do, and a cancelled query ends at once.
-fn cooperative(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+pub(crate) fn cooperative(
+    plan: Arc<dyn ExecutionPlan>,
+) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
     const MULTIPLIERS: [&str; 6] = [
         "CrossJoinExec",
         "NestedLoopJoinExec",
@@ -301,7 +320,8 @@ fn config(task: &TaskContext) -> SessionConfig {
     let slots = usize::try_from(task.slots).unwrap_or(1).max(1);
     let mut config = SessionConfig::new()
         .with_target_partitions(slots)
-        .with_information_schema(true);
+        .with_information_schema(true)
+        .with_option_extension(OxidaskOptions::default());
     let options = config.options_mut();
     options.sql_parser.dialect = Dialect::Generic;
     options.execution.time_zone = Some("+00:00".to_owned());
@@ -315,17 +335,21 @@ fn config(task: &TaskContext) -> SessionConfig {
     config
 }
 
-fn runtime(
+/// The means of a task as the engine takes them.
+pub(crate) fn runtime(
     task: &TaskContext,
-    fault: WriteFault,
-    writes: Writes,
+    stores: Stores,
+    caches: CacheManagerConfig,
 ) -> Result<Arc<RuntimeEnv>, DataFusionError> {
-    let bytes = (task.memory_bytes / 100 * MEMORY_PERCENT).max(MEMORY_BYTES_MIN);
-    let pool = FairSpillPool::new(usize::try_from(bytes).unwrap_or(usize::MAX));
-    let folders = DiskManagerMode::Directories(vec![task.scratch_dir.clone()]);
+    // What is known of many small files must fit, or they are all opened again and again.
+    let known_bytes = (task.memory_bytes / KNOWN_SHARE).clamp(KNOWN_BYTES_MIN, KNOWN_BYTES_MAX);
+    let known_bytes = usize::try_from(known_bytes).unwrap_or(usize::MAX);
     RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(TrackConsumersPool::new(pool, NAMED_CONSUMERS)))
-        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(folders))
-        .with_object_store_registry(Arc::new(Stores::new(fault, writes)))
+        .with_cache_manager(caches)
+        .with_memory_pool(Arc::new(TaskMemoryPool::new(Arc::clone(&task.memory))))
+        .with_disk_manager_builder(memory::temporary_files(&task.scratch_dir, None))
+        .with_object_store_registry(Arc::new(stores))
+        .with_file_statistics_cache_limit(known_bytes)
+        .with_object_list_cache_limit(known_bytes)
         .build_arc()
 }

@@ -1,147 +1,192 @@
 //! Writes a table to a location.
 //!
-//! Owns what `COPY … TO` and the operation `write` do: the format, one file or a folder, what may
-//! be replaced, and the names of the files. On this machine an output appears at once, when it is
-//! whole; in an object store its files appear one after the other when all are whole, and only then an
-//! existing output is removed.
+//! Owns what `COPY … TO` and the operation `write` do. A write has two steps: tasks write their
+//! parts where nobody looks, and one commit shows the parts of the attempts that succeeded. One
+//! task may do both. On this machine an output appears at once; in an object store its files appear
+//! one after the other when all are whole, and only then an existing output is removed.
+//! Invariants: a failed write leaves nothing; no attempt's output is seen twice.
 
-use std::collections::HashSet;
-use std::fs;
+mod local;
+mod output;
+mod part;
+mod remote;
+
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use datafusion::datasource::listing::ListingTableUrl;
-use datafusion::sql::parser::{CopyToStatement, Statement as Syntax};
-use futures::TryStreamExt;
-use object_store::path::Path as StorePath;
+use bytes::Bytes;
+use datafusion::sql::parser::{CopyToStatement, CreateExternalTable};
+use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Value};
+use oxidask_exec::Body;
+use oxidask_store::Payload;
+use serde::{Deserialize, Serialize};
 
 use crate::FrameError;
 use crate::error::Stage;
-use crate::location::{Format, Location, by_name};
-use crate::remote_store::remove;
-use crate::script::check_options;
+use crate::join_fallback::let_joins_spill;
+use crate::script;
 use crate::session::Session;
-use crate::source::{put, take};
-use crate::staging::{Staging, obstacle};
+use crate::source::{self, Options};
+use crate::staging;
+use crate::table::BatchDecoder;
 
-/// Objects that a write may replace.
-const REPLACED_MAX: usize = 100_000;
+use local::LocalCommit;
+use output::Place;
+pub(crate) use output::{Output, PlannedWrite, look, plan};
+pub(crate) use part::{Writing, WrittenPart, write as write_part};
 
-/// Runs a `COPY` statement and gives the number of rows.
-pub(crate) async fn copy(session: &Session, copy: CopyToStatement) -> Result<u64, FrameError> {
-    let mut copy = copy;
-    if let Err(refused) = check_options(&copy.options) {
-        return Err(FrameError::Unsupported {
-            what: refused.what,
-            hint: refused.hint.into(),
-        });
-    }
-    let may_replace = take_overwrite(&mut copy)?;
-    let text = copy.target.clone();
-    let location = Location::parse(&text, &session.base_dir)?;
-    if location.is_pattern() {
-        return Err(FrameError::Unsupported {
-            what: format!("the output `{text}` is a pattern"),
-            hint: "name one file, or a folder with a slash at its end".into(),
-        });
-    }
-    let format = complete(&mut copy)?;
-    match location {
-        Location::Local { path, has_slash } => {
-            let is_folder = has_slash
-                || !copy.partitioned_by.is_empty()
-                || path.extension().is_none()
-                || path.is_dir();
-            local(
-                session,
-                copy,
-                Local {
-                    path,
-                    is_folder,
-                    may_replace,
-                    format,
-                },
-            )
-            .await
-        }
-        Location::Remote(_) => remote(session, copy, &location, may_replace).await,
-    }
+/// The table by which an output is looked at again.
+const WRITTEN: &str = "oxidask_written";
+
+/// Options of a format that tell how its files are to be read.
+const READING_OPTIONS: [&str; 6] = [
+    "compression",
+    "has_header",
+    "delimiter",
+    "quote",
+    "escape",
+    "terminator",
+];
+
+/// The operation that shows the parts of a write.
+pub(crate) const COMMIT: &str = "commit";
+
+/// Its arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CommitArguments {
+    pub(crate) output: Output,
+    /// The statement's place, for errors.
+    pub(crate) place: String,
 }
 
-/// The option that lets a write replace what is there.
-fn take_overwrite(copy: &mut CopyToStatement) -> Result<bool, FrameError> {
-    match take(&mut copy.options, "overwrite")
-        .map(|text| text.to_lowercase())
-        .as_deref()
-    {
-        None | Some("false") => Ok(false),
-        Some("true") => Ok(true),
-        Some(other) => Err(FrameError::Unsupported {
-            what: format!("the option `overwrite` is `{other}`"),
-            hint: "write OPTIONS ('overwrite' 'true') or leave the option out".into(),
+/// The body of the task that shows the parts of an output.
+pub(crate) fn commit_body(output: &Output, place: &str) -> Result<Body, FrameError> {
+    let arguments = CommitArguments {
+        output: output.clone(),
+        place: place.to_owned(),
+    };
+    match serde_json::to_value(arguments) {
+        Ok(serde_json::Value::Object(args)) => Ok(Body {
+            op: COMMIT.to_owned(),
+            args,
+        }),
+        _ => Err(FrameError::Argument {
+            what: "the output cannot be put into a task".to_owned(),
         }),
     }
 }
 
-/// Says format and compression where only the name tells them.
-fn complete(copy: &mut CopyToStatement) -> Result<Format, FrameError> {
-    let (by_name, compression) = by_name(copy.target.trim_end_matches('/'));
-    let format = match (&copy.stored_as, by_name) {
-        (Some(name), _) => Format::parse(name)?,
-        (None, Some(format)) => format,
-        (None, None) => {
-            return Err(FrameError::Unsupported {
-                what: format!("the format of the output `{}` is not told", copy.target),
-                hint: "add STORED AS PARQUET, CSV or JSON, or an ending such as .parquet".into(),
-            });
-        }
+/// The given id of a write, or a new one.
+pub(crate) fn id(given: Option<&str>) -> String {
+    given.map_or_else(|| staging::new_id(false), str::to_owned)
+}
+
+/// Runs a `COPY` statement in this task alone and gives the number of rows. Only this attempt
+/// knows its output again.
+pub(crate) async fn copy(session: &mut Session, copy: CopyToStatement) -> Result<u64, FrameError> {
+    let planned = plan(session, copy, id(None)).await?;
+    run(session, planned).await
+}
+
+/// Runs a write in this task alone and gives the number of rows.
+pub(crate) async fn run(session: &mut Session, planned: PlannedWrite) -> Result<u64, FrameError> {
+    let PlannedWrite {
+        output,
+        statement,
+        is_done,
+    } = planned;
+    if is_done {
+        return rows_of(session, &output).await;
+    }
+    let physical = session.physical(statement, Stage::Plan).await?;
+    let Some(query) = physical.children().first().copied().cloned() else {
+        let what = "the statement has no rows to write".to_owned();
+        return Err(FrameError::Argument { what });
     };
-    copy.stored_as = Some(format.name().to_owned());
-    if let Some(compression) = compression
-        && format != Format::Parquet
-        && crate::source::option(&copy.options, "compression").is_none()
-    {
-        put(&mut copy.options, "compression", compression);
-    }
-    Ok(format)
+    let rows =
+        let_joins_spill(query).and_then(|query| query.execute(0, session.context.task_ctx()));
+    let rows = rows.map_err(|error| FrameError::engine(Stage::Write, error))?;
+    let part = write_part(&Writing::of(session), &output, 0, rows).await;
+    let part = session.blame(part).await?;
+    commit(session, &output, vec![part]).await
 }
 
-struct Local {
-    path: PathBuf,
-    is_folder: bool,
-    may_replace: bool,
-    format: Format,
-}
-
-async fn local(
-    session: &Session,
-    mut copy: CopyToStatement,
-    output: Local,
+/// Shows the parts of a write, once, and gives the number of rows. May be done again after it was
+/// killed at any step. After an error nothing of the write is left.
+pub(crate) async fn commit(
+    session: &mut Session,
+    output: &Output,
+    parts: Vec<WrittenPart>,
 ) -> Result<u64, FrameError> {
-    let Local {
-        path,
-        is_folder,
-        may_replace,
-        format,
-    } = output;
-    obstacle(&path, may_replace, &session.base_dir, format.endings())?;
-    let staging = Staging::begin(&path)?;
-    let made = staging.path();
-    copy.target = made.to_string_lossy().into_owned();
-    if is_folder {
-        fs::create_dir(&made).map_err(|source| output_error(&path, source))?;
-        copy.target.push('/');
-    }
-    let written = session.write(Syntax::CopyTo(copy)).await;
-    let rows = written.map_err(|error| explained(error, session, &path))?;
-    let placed = tokio::task::spawn_blocking(move || {
-        if is_folder {
-            name_parts(&made).map_err(|source| output_error(&path, source))?;
+    let is_done = parts.iter().any(|part| part.is_done);
+    let rows = parts.iter().map(|part| part.rows).sum();
+    let has_rows = rows > 0;
+    let is_empty = |part: &WrittenPart| has_rows && part.rows == 0;
+    // A file without rows is there only for the columns of an output without any.
+    let (surplus, parts): (Vec<_>, Vec<_>) = parts.into_iter().partition(is_empty);
+    match output.place() {
+        Place::Local(target) => {
+            let commit = LocalCommit {
+                is_folder: output.is_folder,
+                may_replace: output.may_replace,
+                id: output.id.clone(),
+                files: parts.into_iter().flat_map(|part| part.files).collect(),
+                target,
+            };
+            let done = tokio::task::spawn_blocking(move || {
+                if is_done && !staging::is_own(&commit.target, &commit.id) {
+                    return Err(FrameError::PartUnseen {
+                        location: commit.target.display().to_string(),
+                        part: commit.target.display().to_string(),
+                    });
+                }
+                let done = commit.run(&mut |_| {});
+                if done.is_err() {
+                    commit.give_up();
+                }
+                done
+            });
+            done.await.map_err(|_| FrameError::Cancelled)??;
         }
-        staging.commit(may_replace)
-    });
-    placed.await.map_err(|_| FrameError::Cancelled)??;
+        Place::Remote(_) => {
+            let surplus: Vec<_> = surplus.into_iter().flat_map(|part| part.uploads).collect();
+            let uploads: Vec<_> = parts.into_iter().flat_map(|part| part.uploads).collect();
+            let done = remote::commit(session, output, &uploads).await;
+            if done.is_err() {
+                remote::give_up(session, output, &uploads).await;
+            }
+            remote::abort(session, output, &surplus).await;
+            done?;
+        }
+    }
+    if is_done {
+        return rows_of(session, output).await;
+    }
     Ok(rows)
+}
+
+/// Removes what a write that failed for good has made on storage that is seen from here.
+pub(crate) fn give_up(output: &Output) {
+    if let Place::Local(target) = output.place()
+        && let Ok(folder) = staging::folder_of(&target, &output.id)
+    {
+        staging::remove(&folder);
+    }
+}
+
+/// Removes what the tasks of a graph with these bodies have written and not shown, as far as it can
+/// be seen from here: for graphs that failed or were cancelled. A graph without a write has nothing.
+pub fn discard(bodies: &[Bytes]) {
+    for body in bodies.iter().filter_map(|body| Body::decode(body).ok()) {
+        if body.op != COMMIT {
+            continue;
+        }
+        let arguments = CommitArguments::deserialize(serde_json::Value::Object(body.args));
+        if let Ok(arguments) = arguments {
+            give_up(&arguments.output);
+        }
+    }
 }
 
 fn output_error(path: &Path, source: io::Error) -> FrameError {
@@ -157,108 +202,48 @@ fn output_error(path: &Path, source: io::Error) -> FrameError {
     }
 }
 
-/// A failed write in the output's own words; the temporary path helps nobody.
-fn explained(error: FrameError, session: &Session, path: &Path) -> FrameError {
-    match (&error, session.write_fault.get()) {
-        (FrameError::Engine { .. }, Some(fault)) => output_error(path, fault),
-        _ => error,
-    }
-}
-
-/// Gives the files of a folder names that are the same for every run.
-fn name_parts(folder: &Path) -> io::Result<()> {
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                folders.push(entry.path());
-            } else {
-                files.push(entry.file_name().to_string_lossy().into_owned());
-            }
-        }
-        // The engine's names: a random word, the number of the file, the endings.
-        files.sort_by_key(|name| (part_number(name), name.clone()));
-        for (index, name) in files.iter().enumerate() {
-            let ending = name.split_once('.').map_or("", |(_, ending)| ending);
-            let named = folder.join(format!("part-{index:05}.{ending}"));
-            fs::rename(folder.join(name), named)?;
-        }
-    }
-    Ok(())
-}
-
-fn part_number(name: &str) -> Option<u64> {
-    let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
-    stem.rsplit_once('_')?.1.parse().ok()
-}
-
-async fn remote(
-    session: &Session,
-    mut copy: CopyToStatement,
-    location: &Location,
-    may_replace: bool,
-) -> Result<u64, FrameError> {
-    copy.target = location.to_engine();
-    if !copy.partitioned_by.is_empty() && !copy.target.ends_with('/') {
-        copy.target.push('/');
-    }
-    let write = |error| FrameError::engine(Stage::Write, error);
-    let url = ListingTableUrl::parse(&copy.target).map_err(write)?;
-    let state = session.context.state();
-    let store = state.runtime_env().object_store(&url).map_err(write)?;
-    let existing: Vec<_> = {
-        let listing = url
-            .list_all_files(&state, store.as_ref(), "")
-            .await
-            .map_err(write)?;
-        listing
-            .map_ok(|file| file.location)
-            .try_collect()
-            .await
-            .map_err(write)?
-    };
-    if !existing.is_empty() && !may_replace {
-        return Err(FrameError::OutputExists {
-            location: copy.target,
-        });
-    }
-    if existing.len() > REPLACED_MAX {
-        let reason = format!("it has more than {REPLACED_MAX} files");
-        return Err(FrameError::OutputKept {
-            location: copy.target,
-            reason,
-        });
-    }
-    let mut outcome = session.write(Syntax::CopyTo(copy)).await;
-    if outcome.is_ok() {
-        let committed = session.writes.commit().await;
-        outcome = outcome.and_then(|rows| match committed {
-            Ok(()) => Ok(rows),
-            Err(error) => Err(write(error.into())),
-        });
-    }
-    let surplus = if outcome.is_ok() {
-        without(existing, &session.writes.written())
+/// The rows of an output that an attempt before this one has put in place.
+async fn rows_of(session: &mut Session, output: &Output) -> Result<u64, FrameError> {
+    let options = READING_OPTIONS.iter().filter_map(|name| {
+        let value = output.options.get(&format!("format.{name}"))?;
+        let value = Value::SingleQuotedString(value.clone());
+        Some((format!("format.{name}"), value))
+    });
+    let options: Options = if output.format == "PARQUET" {
+        Vec::new()
     } else {
-        session.writes.discard().await;
-        without(session.writes.written(), &existing)
+        options.collect()
     };
-    if surplus.is_empty() {
-        return outcome;
-    }
-    let removed = remove(store.as_ref(), surplus).await;
-    match (outcome, removed) {
-        (Ok(rows), removed) => removed.map(|()| rows).map_err(|error| write(error.into())),
-        // The first fault is the one to mend.
-        (Err(error), _) => Err(error),
-    }
+    let table = CreateExternalTable {
+        name: ObjectName::from(vec![Ident::new(WRITTEN)]),
+        columns: Vec::new(),
+        file_type: output.format.clone(),
+        locations: vec![output.location.clone()],
+        table_partition_cols: Vec::new(),
+        order_exprs: Vec::new(),
+        if_not_exists: false,
+        or_replace: true,
+        temporary: false,
+        unbounded: false,
+        options,
+        constraints: Vec::new(),
+    };
+    source::create(session, table).await?;
+    let count = script::parse_one(&format!("SELECT count(*) FROM {WRITTEN}"))?;
+    first_number(&session.query(count).await?)
 }
 
-fn without(paths: Vec<StorePath>, others: &[StorePath]) -> Vec<StorePath> {
-    let others: HashSet<_> = others.iter().collect();
-    let mut kept = paths;
-    kept.retain(|path| !others.contains(path));
-    kept
+fn first_number(table: &Payload) -> Result<u64, FrameError> {
+    use datafusion::arrow::array::AsArray;
+    use datafusion::arrow::datatypes::Int64Type;
+    let mut number = 0;
+    for batch in BatchDecoder::new(table)? {
+        let batch = batch?;
+        let column = batch.columns().first();
+        let values = column.and_then(|column| column.as_primitive_opt::<Int64Type>());
+        if let Some(value) = values.and_then(|values| values.values().first()) {
+            number = u64::try_from(*value).unwrap_or_default();
+        }
+    }
+    Ok(number)
 }

@@ -1,16 +1,16 @@
-//! Makes an output on this machine appear at once, or not at all.
+//! Temporary folders beside outputs on this machine, and the marks of finished ones.
 //!
-//! Owns the folder beside an output in which it is made, and the step that puts it in place.
-//! Invariants: what was there before stays whole until the new output is whole; a failed or
-//! cancelled write leaves nothing; what a killed worker left is recognised by its name and by its
-//! lock, which died with the worker, and is removed by the next write to the same location.
+//! Owns the names of these folders, the rooms of the attempts inside, and how an output is
+//! recognised as one write's own. All attempts of one write agree on the folder; each works in a
+//! room of its own. Invariants: a failed or cancelled attempt leaves nothing; what killed workers
+//! left is recognised by its name, its lock, which died with the worker, and its age, and is
+//! removed by the next write to the same location.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::FrameError;
 
@@ -18,159 +18,207 @@ use crate::FrameError;
 const MARK: &str = ".oxidask-";
 const ENDING: &str = ".tmp";
 
+/// The end of the id of a write by many tasks. No lock says that such a write goes on.
+const MANY: &str = "-parts";
+
+/// A write by many tasks in whose folder nothing happened for so long is over.
+const MANY_IDLE_SECONDS_MAX: u64 = 24 * 60 * 60;
+
 /// Entries of a folder that are looked at before it is replaced.
 const ENTRIES_MAX: usize = 1_000_000;
 
-static COUNTER: AtomicU64 = AtomicU64::new(0);
+const SECOND_NS: u32 = 1_000_000_000;
 
-/// An output in the making.
-#[derive(Debug)]
-pub(crate) struct Staging {
-    target: PathBuf,
-    folder: PathBuf,
-    /// Locked while this process works here.
-    _lock: File,
+/// A new id of a write.
+pub(crate) fn new_id(has_many_tasks: bool) -> String {
+    // Keyed anew, and by the system's random numbers, for each call.
+    let number = RandomState::new().hash_one(SystemTime::now());
+    format!("{number:016x}{}", if has_many_tasks { MANY } else { "" })
 }
 
-impl Staging {
+/// The folder of a write: beside its target, so on the same file system.
+pub(crate) fn folder_of(target: &Path, id: &str) -> Result<PathBuf, FrameError> {
+    let name = name_of(target)?;
+    let parent = target.parent().unwrap_or_else(|| Path::new("/"));
+    Ok(parent.join(format!(".{name}{MARK}{id}{ENDING}")))
+}
+
+fn name_of(target: &Path) -> Result<&str, FrameError> {
+    let name = target.file_name().and_then(|name| name.to_str());
+    name.ok_or_else(|| FrameError::OutputKept {
+        location: target.display().to_string(),
+        reason: "it has no name".to_owned(),
+    })
+}
+
+/// Removes the folder of a write with all that is in it.
+pub(crate) fn remove(folder: &Path) {
+    if let Err(error) = fs::remove_dir_all(folder)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(folder = %folder.display(), %error, "a temporary folder stays");
+    }
+}
+
+/// The room of one attempt of one task of a write.
+#[derive(Debug)]
+pub(crate) struct Room {
+    folder: PathBuf,
+    path: PathBuf,
+    /// While this process works here, others see it by the lock.
+    _lock: File,
+    is_kept: bool,
+}
+
+impl Room {
     /// Makes room beside `target`.
-    pub(crate) fn begin(target: &Path) -> Result<Self, FrameError> {
-        let failed = |operation, path: &Path| {
-            let location = path.display().to_string();
+    pub(crate) fn begin(target: &Path, id: &str, part: u32) -> Result<Self, FrameError> {
+        let failed = |operation| {
+            let location = target.display().to_string();
             move |source| FrameError::Output {
                 operation,
                 location,
                 source,
             }
         };
-        let name = target
-            .file_name()
-            .and_then(|name| name.to_str())
-            .ok_or_else(|| {
-                let location = target.display().to_string();
-                FrameError::OutputKept {
-                    location,
-                    reason: "it has no name".to_owned(),
-                }
-            })?;
-        let parent = target.parent().unwrap_or_else(|| Path::new("/"));
-        fs::create_dir_all(parent).map_err(failed("create the folder of", target))?;
-        remove_stale(parent, name);
-        let unique = format!(
-            "{name}{MARK}{}-{}{ENDING}",
-            std::process::id(),
-            COUNTER.fetch_add(1, Ordering::Relaxed)
-        );
-        let folder = parent.join(format!(".{unique}"));
-        let made = fs::create_dir(&folder).or_else(|error| match error.kind() {
-            // Another machine's process of the same number: unlocked, or it would not be met here.
-            io::ErrorKind::AlreadyExists => {
-                fs::remove_dir_all(&folder)?;
-                fs::create_dir(&folder)
-            }
-            _ => Err(error),
-        });
-        made.map_err(failed("write to the folder of", target))?;
-        let lock = File::open(&folder).map_err(failed("write to the folder of", target))?;
+        let folder = folder_of(target, id)?;
+        let parent = folder.parent().unwrap_or_else(|| Path::new("/"));
+        fs::create_dir_all(parent).map_err(failed("create the folder of"))?;
+        remove_stale(target, &folder);
+        let path = folder.join(format!("{part}-{}", new_id(false)));
+        // An attempt that ends meanwhile may just remove the empty folder.
+        let made = fs::create_dir_all(&path).or_else(|_| fs::create_dir_all(&path));
+        made.map_err(failed("write to the folder of"))?;
+        let lock = File::open(&folder).map_err(failed("write to the folder of"))?;
         // Where a file system knows no locks, what killed workers leave is not removed.
-        let _ = lock.try_lock();
+        let _ = lock.try_lock_shared();
         Ok(Self {
-            target: target.to_owned(),
             folder,
+            path,
             _lock: lock,
+            is_kept: false,
         })
     }
 
-    /// Where the output is to be made: a path with the output's own name.
-    pub(crate) fn path(&self) -> PathBuf {
-        self.folder
-            .join(self.target.file_name().unwrap_or_default())
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Puts the output in place. Blocks.
-    pub(crate) fn commit(self, may_replace: bool) -> Result<(), FrameError> {
-        let location = || self.target.display().to_string();
-        let made = self.path();
-        let placed = if may_replace {
-            self.replace(&made)
-        } else {
-            self.place(&made)
-        };
-        placed.map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
-                FrameError::OutputExists {
-                    location: location(),
-                }
-            }
-            _ => FrameError::Output {
-                operation: "put in place",
-                location: location(),
-                source,
-            },
-        })
+    /// A file's path inside the folder of the write.
+    pub(crate) fn inside(&self, file: &Path) -> String {
+        let inside = file.strip_prefix(&self.folder).unwrap_or(file);
+        inside.to_string_lossy().into_owned()
     }
 
-    fn place(&self, made: &Path) -> io::Result<()> {
-        // An empty folder is no output.
-        if self.target.is_dir() {
-            fs::remove_dir(&self.target)?;
-        }
-        match renameat_with(CWD, made, CWD, &self.target, RenameFlags::NOREPLACE) {
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-                if self.target.exists() {
-                    return Err(io::ErrorKind::AlreadyExists.into());
-                }
-                fs::rename(made, &self.target)
-            }
-            done => Ok(done?),
-        }
-    }
-
-    fn replace(&self, made: &Path) -> io::Result<()> {
-        if fs::symlink_metadata(&self.target).is_err() {
-            return self.place(made);
-        }
-        match renameat_with(CWD, made, CWD, &self.target, RenameFlags::EXCHANGE) {
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-                fs::rename(&self.target, self.folder.join("replaced"))?;
-                fs::rename(made, &self.target)
-            }
-            // The old output is now in the folder, and goes with it.
-            done => Ok(done?),
-        }
+    /// What is here stays for the commit.
+    pub(crate) fn keep(mut self) {
+        self.is_kept = true;
     }
 }
 
-impl Drop for Staging {
+impl Drop for Room {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.folder)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(folder = %self.folder.display(), %error, "a temporary folder stays");
+        if self.is_kept {
+            return;
         }
+        remove(&self.path);
+        // Gone with the last room.
+        let _ = fs::remove_dir(&self.folder);
     }
 }
 
-/// Removes folders of writes to the same name whose process is gone.
-fn remove_stale(parent: &Path, name: &str) {
+/// Removes folders of other writes to the same name that are over.
+fn remove_stale(target: &Path, mine: &Path) {
+    let Ok(name) = name_of(target) else {
+        return;
+    };
     let prefix = format!(".{name}{MARK}");
-    let Ok(entries) = fs::read_dir(parent) else {
+    let entries = mine.parent().map(fs::read_dir);
+    let Some(Ok(entries)) = entries else {
         return;
     };
     for entry in entries.flatten() {
-        let file_name = entry.file_name();
-        let is_ours = file_name
-            .to_str()
-            .is_some_and(|name| name.starts_with(&prefix) && name.ends_with(ENDING));
-        if !is_ours {
+        let (path, file_name) = (entry.path(), entry.file_name());
+        let file_name = file_name.to_string_lossy();
+        if path == mine || !file_name.starts_with(&prefix) || !file_name.ends_with(ENDING) {
             continue;
         }
-        let path = entry.path();
-        let is_stale = File::open(&path).is_ok_and(|folder| folder.try_lock().is_ok());
-        if is_stale && let Err(error) = fs::remove_dir_all(&path) {
-            tracing::warn!(folder = %path.display(), %error, "a stale temporary folder stays");
+        let is_unlocked = File::open(&path).is_ok_and(|folder| folder.try_lock().is_ok());
+        let has_many_tasks = file_name.ends_with(&format!("{MANY}{ENDING}"));
+        if is_unlocked && (!has_many_tasks || is_idle(&path)) {
+            remove(&path);
         }
     }
+}
+
+fn is_idle(folder: &Path) -> bool {
+    let rooms = fs::read_dir(folder).into_iter().flatten().flatten();
+    let paths = rooms.map(|room| room.path()).chain([folder.to_owned()]);
+    let newest = paths.filter_map(|path| fs::metadata(path).ok()?.modified().ok());
+    let idle = newest.max().map(|newest| newest.elapsed());
+    idle.is_some_and(|idle| idle.is_ok_and(|idle| idle.as_secs() > MANY_IDLE_SECONDS_MAX))
+}
+
+/// The part of a second that the files of a write were last changed in. A retry knows by it that an
+/// attempt before it has put the output in place, although nothing else tells.
+fn mark_of(id: &str) -> u32 {
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    u32::try_from(hash % u64::from(SECOND_NS - 1)).map_or(1, |mark| mark + 1)
+}
+
+/// Marks a file as the write's own. Gives the time of its last change in nanoseconds.
+pub(crate) fn mark(file: &Path, id: &str) -> io::Result<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    // Not in the future.
+    let second = now.map_or(0, |now| now.as_secs().saturating_sub(1));
+    let changed = UNIX_EPOCH + Duration::new(second, mark_of(id));
+    let opened = File::options().write(true).open(file)?;
+    opened.set_modified(changed)?;
+    modified_ns(&fs::metadata(file)?)
+}
+
+/// When a file was last changed, in nanoseconds.
+pub(crate) fn modified_ns(metadata: &fs::Metadata) -> io::Result<u64> {
+    let since = metadata.modified()?.duration_since(UNIX_EPOCH);
+    Ok(since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or_default()
+    }))
+}
+
+/// Whether the output is there and was put in place by this very write.
+pub(crate) fn is_own(target: &Path, id: &str) -> bool {
+    let mark = u64::from(mark_of(id));
+    let has_mark = |file: &Path| {
+        let modified = fs::metadata(file).and_then(|metadata| modified_ns(&metadata));
+        modified.is_ok_and(|modified| modified % u64::from(SECOND_NS) == mark)
+    };
+    if target.is_file() {
+        return has_mark(target);
+    }
+    let mut files = files_below(target, ENTRIES_MAX).unwrap_or_default();
+    !files.is_empty() && files.drain(..).all(|file| has_mark(&file))
+}
+
+/// All files below a folder; none if there are too many.
+pub(crate) fn files_below(folder: &Path, entries_max: usize) -> io::Result<Vec<PathBuf>> {
+    let (mut folders, mut files, mut seen) = (vec![folder.to_owned()], Vec::new(), 0_usize);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            seen += 1;
+            if seen > entries_max {
+                return Ok(Vec::new());
+            }
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else {
+                files.push(entry.path());
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// Whether something is at the location that a write must not touch: `Some(reason)`.
@@ -236,60 +284,47 @@ mod tests {
     }
 
     #[test]
-    fn an_output_appears_whole_and_is_not_replaced_unasked() {
-        let dir = tempfile::tempdir().unwrap();
-        let target = dir.path().join("deep/out.csv");
-        let staging = Staging::begin(&target).unwrap();
-        fs::write(staging.path(), "one").unwrap();
-        assert!(!target.exists());
-        staging.commit(false).unwrap();
-        assert_eq!(fs::read_to_string(&target).unwrap(), "one");
-
-        let staging = Staging::begin(&target).unwrap();
-        fs::write(staging.path(), "two").unwrap();
-        assert!(matches!(
-            staging.commit(false),
-            Err(FrameError::OutputExists { .. })
-        ));
-        assert_eq!(fs::read_to_string(&target).unwrap(), "one");
-
-        let staging = Staging::begin(&target).unwrap();
-        fs::write(staging.path(), "three").unwrap();
-        staging.commit(true).unwrap();
-        assert_eq!(fs::read_to_string(&target).unwrap(), "three");
-        assert_eq!(names(&dir.path().join("deep")), ["out.csv"]);
-    }
-
-    #[test]
-    fn folders_are_replaced_as_a_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let target = dir.path().join("out");
-        for text in ["one", "two"] {
-            let staging = Staging::begin(&target).unwrap();
-            fs::create_dir(staging.path()).unwrap();
-            fs::write(staging.path().join(format!("{text}.csv")), text).unwrap();
-            staging.commit(true).unwrap();
-            assert_eq!(names(&target), [format!("{text}.csv")]);
-        }
-        assert_eq!(names(dir.path()), ["out"]);
-    }
-
-    #[test]
     fn a_dropped_attempt_leaves_nothing_and_a_killed_one_is_tidied_up() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("out.csv");
-        let other = Staging::begin(&target).unwrap();
+        let other = Room::begin(&target, "a", 0).unwrap();
         let stale = dir.path().join(".out.csv.oxidask-999999-0.tmp");
         fs::create_dir(&stale).unwrap();
         fs::write(stale.join("part"), "x").unwrap();
-        let mine = dir.path().join(".other.csv.oxidask-999999-0.tmp");
-        fs::create_dir(&mine).unwrap();
-        drop(Staging::begin(&target).unwrap());
+        let many = dir.path().join(".out.csv.oxidask-9-parts.tmp");
+        fs::create_dir(&many).unwrap();
+        let foreign = dir.path().join(".other.csv.oxidask-999999-0.tmp");
+        fs::create_dir(&foreign).unwrap();
+        drop(Room::begin(&target, "b", 0).unwrap());
         assert!(!stale.exists());
-        assert!(mine.exists(), "another location's");
-        assert!(other.path().parent().unwrap().exists(), "still at work");
+        assert!(many.exists(), "another write's, between two of its tasks");
+        assert!(foreign.exists(), "another location's");
+        assert!(other.path().exists(), "still at work");
+        let idle = SystemTime::now() - Duration::from_secs(MANY_IDLE_SECONDS_MAX + 60);
+        File::open(&many).unwrap().set_modified(idle).unwrap();
+        drop(Room::begin(&target, "b", 0).unwrap());
+        assert!(!many.exists());
         drop(other);
         assert_eq!(names(dir.path()), [".other.csv.oxidask-999999-0.tmp"]);
+    }
+
+    #[test]
+    fn an_output_is_known_by_its_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("out");
+        assert!(!is_own(&target, "a"));
+        fs::create_dir_all(target.join("month=1")).unwrap();
+        assert!(!is_own(&target, "a"));
+        let files = [target.join("month=1/x"), target.join("y")];
+        for file in &files {
+            fs::write(file, "1").unwrap();
+            mark(file, "a").unwrap();
+        }
+        assert!(is_own(&target, "a"));
+        assert!(!is_own(&target, "b"));
+        assert!(is_own(&files[0], "a"));
+        fs::write(target.join("month=1/z"), "2").unwrap();
+        assert!(!is_own(&target, "a"), "with a file of somebody else");
     }
 
     #[test]

@@ -15,9 +15,11 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use url::Url;
 
+use crate::freshness::ExpectedFiles;
 use crate::local_store::{LocalStore, WriteFault};
+use crate::read_memory::ReadMemory;
 use crate::remote_store::{RemoteStore, Step, told};
-use crate::remote_write::Writes;
+use crate::remote_write::{Bucket, Writes};
 
 /// Further tries of one request.
 const RETRIES_MAX: usize = 8;
@@ -34,20 +36,31 @@ pub(crate) struct Stores {
     local: Arc<dyn ObjectStore>,
     remote: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
     writes: Writes,
+    expected: ExpectedFiles,
+    memory: ReadMemory,
 }
 
 impl Stores {
-    /// Failed writes to this machine's files are noted in `fault`, other writes in `writes`.
-    pub(crate) fn new(fault: WriteFault, writes: Writes) -> Self {
+    /// Failed writes to this machine's files are noted in `fault`, other writes in `writes`. Files
+    /// that are `expected` must still be what they were. What is read counts in `memory`.
+    pub(crate) fn new(
+        fault: WriteFault,
+        writes: Writes,
+        expected: ExpectedFiles,
+        memory: ReadMemory,
+    ) -> Self {
         Self {
-            local: Arc::new(LocalStore::new(fault)),
+            local: Arc::new(LocalStore::new(fault, expected.clone(), memory.clone())),
             remote: Mutex::default(),
             writes,
+            expected,
+            memory,
         }
     }
 }
 
-fn bucket(url: &Url) -> String {
+/// Scheme and bucket.
+pub(crate) fn bucket(url: &Url) -> String {
     url[url::Position::BeforeScheme..url::Position::BeforePath].to_owned()
 }
 
@@ -63,23 +76,23 @@ fn retries() -> RetryConfig {
     }
 }
 
-fn connect(url: &Url) -> Result<Arc<dyn ObjectStore>> {
+fn connect(url: &Url) -> Result<Bucket> {
     let made = match url.scheme() {
         "s3" | "s3a" => AmazonS3Builder::from_env()
             .with_url(url.as_str())
             .with_retry(retries())
             .build()
-            .map(|store| Arc::new(store) as Arc<dyn ObjectStore>),
+            .map(Bucket::new),
         "gs" => GoogleCloudStorageBuilder::from_env()
             .with_url(url.as_str())
             .with_retry(retries())
             .build()
-            .map(|store| Arc::new(store) as Arc<dyn ObjectStore>),
+            .map(Bucket::new),
         "az" | "adl" | "azure" | "abfs" | "abfss" => MicrosoftAzureBuilder::from_env()
             .with_url(url.as_str())
             .with_retry(retries())
             .build()
-            .map(|store| Arc::new(store) as Arc<dyn ObjectStore>),
+            .map(Bucket::new),
         scheme => {
             return Err(DataFusionError::Plan(format!(
                 "no object store for `{scheme}://`"
@@ -107,7 +120,9 @@ impl ObjectStoreRegistry for Stores {
         if let Some(store) = remote.get(&bucket(url)) {
             return Ok(Arc::clone(store));
         }
-        let store = RemoteStore::new(connect(url)?, bucket(url), self.writes.clone());
+        let (connected, root) = (connect(url)?, bucket(url));
+        let (writes, expected) = (self.writes.clone(), self.expected.clone());
+        let store = RemoteStore::new(connected, root, writes, expected, self.memory.clone());
         let store: Arc<dyn ObjectStore> = Arc::new(store);
         remote.insert(bucket(url), Arc::clone(&store));
         Ok(store)
@@ -120,7 +135,12 @@ mod tests {
 
     #[test]
     fn a_store_is_made_once_for_each_bucket() {
-        let stores = Stores::new(WriteFault::default(), Writes::default());
+        let stores = Stores::new(
+            WriteFault::default(),
+            Writes::default(),
+            ExpectedFiles::default(),
+            ReadMemory::new(Arc::new(oxidask_exec::OwnMemory::new(0))),
+        );
         let get = |text: &str| stores.get_store(&Url::parse(text).unwrap());
         let first = get("s3://one/a").unwrap();
         assert!(Arc::ptr_eq(&first, &get("s3://one/b/c").unwrap()));

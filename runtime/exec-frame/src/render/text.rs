@@ -2,7 +2,8 @@
 //!
 //! Owns the layout: numbers to the right, everything else to the left, a line below the names.
 //! A table wider than the terminal gets its widest text columns cut, and then loses columns from
-//! its middle. Two passes over the table: one for the widths, one for the rows.
+//! its middle. Two passes over its beginning, one for the widths and one for the rows, and one
+//! over the rest.
 
 use std::io::Write;
 
@@ -13,6 +14,10 @@ use oxidask_store::Payload;
 use super::json::{self, Form};
 use super::{RenderError, unique_names};
 use crate::table::BatchDecoder;
+
+/// Parts of a table wait for its layout up to so many bytes, or so many parts.
+const LAYOUT_BYTES_MAX: u64 = 1 << 20;
+const LAYOUT_PARTS_MAX: usize = 4_096;
 
 /// A column is not cut below this width.
 const CUT_WIDTH_MIN: usize = 8;
@@ -32,6 +37,125 @@ pub struct TextForm {
     pub rows_max: Option<u64>,
 }
 
+/// A table that comes in parts, all with the same columns, printed as one.
+///
+/// The first parts wait until there are enough of them to know how wide the columns are, or until
+/// the end. What comes later is printed as it comes: a wider cell of a column stands out.
+#[derive(Debug)]
+pub struct TextTable {
+    form: TextForm,
+    waiting: Vec<Payload>,
+    waiting_bytes: u64,
+    layout: Option<Layout>,
+    printed: u64,
+    rows: u64,
+}
+
+impl TextTable {
+    /// A table without rows so far.
+    pub fn new(form: TextForm) -> Self {
+        Self {
+            form,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            layout: None,
+            printed: 0,
+            rows: 0,
+        }
+    }
+
+    /// Takes the next part.
+    pub fn part(&mut self, part: Payload, to: &mut dyn Write) -> Result<(), RenderError> {
+        if let Some(layout) = self.layout.take() {
+            self.print(&layout, &part, to)?;
+            self.layout = Some(layout);
+            return Ok(());
+        }
+        self.waiting_bytes += part.len();
+        self.waiting.push(part);
+        if self.waiting_bytes >= LAYOUT_BYTES_MAX || self.waiting.len() >= LAYOUT_PARTS_MAX {
+            self.begin(to)?;
+        }
+        Ok(())
+    }
+
+    /// Prints what is left. Gives the number of rows of the table; a table without any part prints
+    /// nothing.
+    pub fn finish(mut self, to: &mut dyn Write) -> Result<u64, RenderError> {
+        if self.layout.is_none() && !self.waiting.is_empty() {
+            self.begin(to)?;
+        }
+        if self.printed < self.rows {
+            writeln!(to, "{CUT} {} more rows", self.rows - self.printed)?;
+        }
+        Ok(self.rows)
+    }
+
+    /// Decides the layout and prints what has waited for it.
+    fn begin(&mut self, to: &mut dyn Write) -> Result<(), RenderError> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let mut columns = Vec::new();
+        let mut rows = 0;
+        for part in &waiting {
+            measure(part, self.form, &mut columns, &mut rows)?;
+        }
+        let mut spare = usize::MAX;
+        if let Some(width) = self.form.width {
+            fit(&mut columns, width);
+            spare = width.saturating_sub(total(&columns));
+        }
+        let layout = Layout { columns, spare };
+        line(&layout, to, |column| column.name.clone())?;
+        let rule = layout.columns.iter().map(|column| "─".repeat(column.width));
+        writeln!(to, "{}", rule.collect::<Vec<_>>().join(GAP))?;
+        for part in &waiting {
+            self.print(&layout, part, to)?;
+        }
+        self.layout = Some(layout);
+        Ok(())
+    }
+
+    fn print(
+        &mut self,
+        layout: &Layout,
+        part: &Payload,
+        to: &mut dyn Write,
+    ) -> Result<(), RenderError> {
+        let shown = self.form.rows_max.unwrap_or(u64::MAX);
+        for batch in BatchDecoder::new(part)? {
+            let batch = batch?;
+            self.rows += batch.num_rows() as u64;
+            let encoders = json::encoders(&batch, Form::Plain)?;
+            let nulls: Vec<_> = batch.columns().iter().map(Array::logical_nulls).collect();
+            for row in 0..batch.num_rows() {
+                if self.printed == shown {
+                    break;
+                }
+                line(layout, to, |column| {
+                    let Some(index) = column.index else {
+                        return CUT.to_owned();
+                    };
+                    let nulls = nulls.get(index).and_then(Option::as_ref);
+                    let is_null = nulls.is_some_and(|nulls| nulls.is_null(row));
+                    encoders
+                        .get(index)
+                        .map_or_else(String::new, |encoder| cell(encoder, row, is_null))
+                })?;
+                self.printed += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Columns and what is left of the terminal beside them.
+#[derive(Debug)]
+struct Layout {
+    columns: Vec<Column>,
+    spare: usize,
+}
+
+#[derive(Debug)]
 struct Column {
     /// Its index in the table; none for the mark of left-out columns.
     index: Option<usize>,
@@ -45,61 +169,30 @@ pub(super) fn write(
     form: TextForm,
     to: &mut dyn Write,
 ) -> Result<u64, RenderError> {
-    let (mut columns, rows) = measure(table, form)?;
-    if let Some(width) = form.width {
-        fit(&mut columns, width);
-    }
-    line(&columns, to, |column| column.name.clone())?;
-    let rule: Vec<String> = columns
-        .iter()
-        .map(|column| "─".repeat(column.width))
-        .collect();
-    writeln!(to, "{}", rule.join(GAP))?;
-    let shown = form.rows_max.unwrap_or(u64::MAX);
-    let mut printed = 0;
-    'table: for batch in BatchDecoder::new(table)? {
-        let batch = batch?;
-        let encoders = json::encoders(&batch, Form::Plain)?;
-        let nulls: Vec<_> = batch.columns().iter().map(Array::logical_nulls).collect();
-        for row in 0..batch.num_rows() {
-            if printed == shown {
-                break 'table;
-            }
-            line(&columns, to, |column| match column.index {
-                Some(index) => {
-                    let is_null = nulls[index]
-                        .as_ref()
-                        .is_some_and(|nulls| nulls.is_null(row));
-                    cell(&encoders[index], row, is_null)
-                }
-                None => CUT.to_owned(),
-            })?;
-            printed += 1;
-        }
-    }
-    if printed < rows {
-        writeln!(to, "{CUT} {} more rows", rows - printed)?;
-    }
-    Ok(rows)
+    let mut text = TextTable::new(form);
+    text.part(table.clone(), to)?;
+    text.finish(to)
 }
 
-/// Columns with the width of their longest cell among the rows that are printed, and all rows.
-fn measure(table: &Payload, form: TextForm) -> Result<(Vec<Column>, u64), RenderError> {
+/// Gives columns the width of their longest cell among the rows that are printed, counts rows.
+fn measure(
+    table: &Payload,
+    form: TextForm,
+    columns: &mut Vec<Column>,
+    rows: &mut u64,
+) -> Result<(), RenderError> {
     let decoder = BatchDecoder::new(table)?;
-    let schema = decoder.schema();
-    let mut columns: Vec<_> = unique_names(&schema)
-        .into_iter()
-        .zip(schema.fields())
-        .enumerate()
-        .map(|(index, (name, field))| Column {
+    if columns.is_empty() {
+        let schema = decoder.schema();
+        let named = unique_names(&schema).into_iter().zip(schema.fields());
+        columns.extend(named.enumerate().map(|(index, (name, field))| Column {
             index: Some(index),
             width: width_of(&name),
             name: one_line(&name),
             is_number: field.data_type().is_numeric(),
-        })
-        .collect();
+        }));
+    }
     let shown = form.rows_max.unwrap_or(u64::MAX);
-    let mut rows = 0;
     for batch in decoder {
         let batch = batch?;
         let encoders = json::encoders(&batch, Form::Plain)?;
@@ -109,15 +202,15 @@ fn measure(table: &Payload, form: TextForm) -> Result<(Vec<Column>, u64), Render
         {
             let nulls = array.logical_nulls();
             let is_nothing = array.data_type() == &DataType::Null;
-            let left = usize::try_from(shown.saturating_sub(rows)).unwrap_or(usize::MAX);
+            let left = usize::try_from(shown.saturating_sub(*rows)).unwrap_or(usize::MAX);
             for row in 0..batch.num_rows().min(left) {
                 let is_null = is_nothing || nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
                 column.width = column.width.max(width_of(&cell(encoder, row, is_null)));
             }
         }
-        rows += batch.num_rows() as u64;
+        *rows += batch.num_rows() as u64;
     }
-    Ok((columns, rows))
+    Ok(())
 }
 
 fn cell(encoder: &json::Encoder<'_>, row: usize, is_null: bool) -> String {
@@ -141,16 +234,19 @@ fn one_line(text: &str) -> String {
 }
 
 fn line(
-    columns: &[Column],
+    layout: &Layout,
     to: &mut dyn Write,
     cell: impl Fn(&Column) -> String,
 ) -> Result<(), RenderError> {
     let mut text = String::new();
-    for (index, column) in columns.iter().enumerate() {
+    for (index, column) in layout.columns.iter().enumerate() {
         if index > 0 {
             text.push_str(GAP);
         }
-        let cell = cut(&cell(column), column.width);
+        let mut cell = cell(column);
+        if !column.is_number {
+            cell = cut(&cell, column.width.saturating_add(layout.spare));
+        }
         let padding = " ".repeat(column.width.saturating_sub(width_of(&cell)));
         if column.is_number {
             text.extend([padding.as_str(), &cell]);

@@ -10,6 +10,7 @@ use oxidask_exec::{Body, catalogue};
 use serde::{Deserialize, Serialize};
 
 use super::{Statement, StatementKind};
+use crate::staging::new_id;
 
 /// Bytes of all task bodies of one text.
 pub(crate) const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -41,22 +42,56 @@ pub(crate) struct PlacedText {
     pub(crate) sql: String,
 }
 
+/// How large the cluster is that a text runs on: plans are made for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterSize {
+    /// Worker processes, at least 1.
+    pub workers: u32,
+    /// Slots of all of them together, at least 1.
+    pub slots: u32,
+    /// Bytes of memory of one worker.
+    pub memory_bytes: u64,
+}
+
+impl Default for ClusterSize {
+    /// One worker with one slot, and memory that nobody knows.
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            slots: 1,
+            memory_bytes: u64::MAX,
+        }
+    }
+}
+
 /// Arguments of the operation `statement`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StatementArguments {
     /// The name of the text.
     pub(crate) origin: String,
+    /// What runs it.
+    #[serde(default)]
+    pub(crate) cluster: ClusterSize,
     /// Definitions before the statement.
     #[serde(default)]
     pub(crate) preamble: Vec<PlacedText>,
     /// The query or write; none where only the definitions are to be checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) statement: Option<PlacedText>,
+    /// Marks the output of a write: every attempt has the same, another run of the text another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) write: Option<String>,
 }
 
-/// The tasks of a parsed text, in order of the statements. `origin` names the text in messages.
-pub fn to_graph(statements: &[Statement], origin: &str) -> Result<Vec<GraphTask>, Diagnostic> {
+/// The tasks of a parsed text, in order of the statements. `origin` names the text in messages;
+/// `cluster` is what they will run on.
+pub fn to_graph(
+    statements: &[Statement],
+    origin: &str,
+    cluster: ClusterSize,
+) -> Result<Vec<GraphTask>, Diagnostic> {
     let mut tasks: Vec<GraphTask> = Vec::new();
     let mut preamble: Vec<PlacedText> = Vec::new();
     let mut last_write: Option<usize> = None;
@@ -95,7 +130,7 @@ pub fn to_graph(statements: &[Statement], origin: &str) -> Result<Vec<GraphTask>
         has_open_definition = false;
         tasks.push(GraphTask {
             key: format!("{name}-{}", index + 1),
-            body: body(origin, &preamble, Some(placed))?,
+            body: body((origin, cluster), &preamble, Some(placed), name == "copy")?,
             inputs,
             is_table,
             statement: statement.number,
@@ -105,7 +140,7 @@ pub fn to_graph(statements: &[Statement], origin: &str) -> Result<Vec<GraphTask>
         let index = tasks.len();
         tasks.push(GraphTask {
             key: format!("define-{}", index + 1),
-            body: body(origin, &preamble, None)?,
+            body: body((origin, cluster), &preamble, None, false)?,
             inputs: last_write.into_iter().collect(),
             is_table: false,
             statement: statements.len(),
@@ -115,14 +150,17 @@ pub fn to_graph(statements: &[Statement], origin: &str) -> Result<Vec<GraphTask>
 }
 
 fn body(
-    origin: &str,
+    (origin, cluster): (&str, ClusterSize),
     preamble: &[PlacedText],
     statement: Option<PlacedText>,
+    is_write: bool,
 ) -> Result<Body, Diagnostic> {
     let arguments = StatementArguments {
         origin: origin.to_owned(),
+        cluster,
         preamble: preamble.to_vec(),
         statement,
+        write: is_write.then(|| new_id(false)),
     };
     match serde_json::to_value(arguments) {
         Ok(serde_json::Value::Object(args)) => Ok(Body {
@@ -146,7 +184,7 @@ mod tests {
         let text = "CREATE VIEW a AS SELECT 1; SELECT 1; SELECT 2; COPY a TO 'x.csv'; \
                     CREATE EXTERNAL TABLE x STORED AS CSV LOCATION 'x.csv'; SELECT 3; \
                     COPY x TO 'y.csv'; COPY x TO 'z.csv'; SELECT 4; CREATE VIEW b AS SELECT 2";
-        let tasks = to_graph(&parse(text, "q").unwrap(), "q").unwrap();
+        let tasks = to_graph(&parse(text, "q").unwrap(), "q", ClusterSize::default()).unwrap();
         let seen: Vec<_> = tasks
             .iter()
             .map(|task| (task.key.as_str(), task.inputs.as_slice()))
@@ -176,11 +214,16 @@ mod tests {
 
     #[test]
     fn a_body_holds_the_statement_and_its_place() {
-        let tasks = to_graph(&parse("\n\n SELECT 1;", "q").unwrap(), "f.yaml").unwrap();
+        let cluster = ClusterSize {
+            workers: 2,
+            slots: 8,
+            memory_bytes: 9,
+        };
+        let tasks = to_graph(&parse("\n\n SELECT 1;", "q").unwrap(), "f.yaml", cluster).unwrap();
         let json = String::from_utf8(tasks[0].body.encode().to_vec()).unwrap();
         assert_eq!(
             json,
-            r#"{"op":"statement","args":{"origin":"f.yaml","preamble":[],"statement":{"number":1,"line":3,"sql":"SELECT 1"}}}"#
+            r#"{"op":"statement","args":{"origin":"f.yaml","cluster":{"workers":2,"slots":8,"memory_bytes":9},"preamble":[],"statement":{"number":1,"line":3,"sql":"SELECT 1"}}}"#
         );
     }
 }

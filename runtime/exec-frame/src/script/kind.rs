@@ -42,8 +42,9 @@ pub(crate) fn classify(statement: &Syntax) -> Result<StatementKind, Refused> {
         Syntax::Reset(_) => Ok(StatementKind::Define),
         Syntax::Explain(explain) => match classify(&explain.statement)? {
             StatementKind::Query => Ok(StatementKind::Query),
+            StatementKind::Write if !explain.options.analyze => Ok(StatementKind::Query),
             _ => Err(refused(
-                "EXPLAIN works for queries only",
+                "EXPLAIN ANALYZE works for queries only",
                 "explain the query inside",
             )),
         },

@@ -47,13 +47,13 @@ impl Worker {
 
     pub(crate) fn context(&self) -> TaskContext {
         TaskContext {
-            key: "task".into(),
-            attempt: 1,
             slots: self.slots,
-            memory_bytes: self.memory_bytes,
-            base_dir: self.base_dir.clone(),
-            scratch_dir: self.dir.path().join("scratch"),
             cancelled: self.cancelled.clone(),
+            ..TaskContext::alone(
+                self.memory_bytes,
+                self.base_dir.clone(),
+                self.dir.path().join("scratch"),
+            )
         }
     }
 
@@ -71,7 +71,8 @@ impl Worker {
     /// Runs the tasks of a text one after the other. Gives the results of all but definitions.
     pub(crate) async fn sql(&self, text: &str) -> Result<Vec<Payload>, TaskError> {
         let statements = script::parse(text, "test.sql").map_err(TaskError::permanent)?;
-        let tasks = script::to_graph(&statements, "test.sql").map_err(TaskError::permanent)?;
+        let tasks = script::to_graph(&statements, "test.sql", script::ClusterSize::default())
+            .map_err(TaskError::permanent)?;
         let mut results = Vec::new();
         for task in tasks {
             results.push(self.run(&task.body, Vec::new()).await?);

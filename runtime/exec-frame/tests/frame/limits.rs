@@ -29,17 +29,29 @@ async fn a_result_that_does_not_fit_is_named() {
 }
 
 #[tokio::test]
-async fn a_join_that_does_not_fit_names_who_holds_the_memory() {
+async fn a_join_that_does_not_fit_goes_to_the_disk() {
     let mut worker = Worker::new();
     worker.memory_bytes = 64 << 20;
-    let error = worker
-        .error(
-            "SELECT count(*) FROM range(0, 6000000) a JOIN range(0, 6000000) b
+    let rows = worker
+        .rows(
+            "SELECT count(*) AS n FROM range(0, 6000000) a JOIN range(0, 6000000) b
                ON a.value = b.value WHERE a.value + b.value > 5",
         )
         .await;
+    assert_eq!(rows[0]["n"], 5_999_997);
+    assert!(worker.scratch().is_empty());
+}
+
+#[tokio::test]
+async fn what_cannot_work_on_the_disk_names_who_holds_the_memory() {
+    let mut worker = Worker::new();
+    worker.memory_bytes = 64 << 20;
+    let error = worker
+        .error("SELECT cardinality(array_agg(CAST(value AS VARCHAR))) FROM range(0, 10000000)")
+        .await;
     assert_eq!(error.code, Code::MemoryExceeded, "{error}");
-    assert!(error.to_string().contains("Join"), "{error}");
+    assert!(error.to_string().contains("Aggregate"), "{error}");
+    assert!(error.to_string().contains("`67108864`"), "{error}");
     assert!(
         error.message.starts_with("statement 1 (test.sql:1): "),
         "{error}"

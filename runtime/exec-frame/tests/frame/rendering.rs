@@ -1,6 +1,6 @@
 //! Every type in JSON lines, and tables on a terminal.
 
-use oxidask_exec_frame::render::{self, TextForm};
+use oxidask_exec_frame::render::{self, TextForm, TextTable};
 
 use crate::harness::Worker;
 
@@ -25,6 +25,45 @@ async fn shown(text: &str, width: Option<usize>, rows_max: Option<u64>) -> Strin
     let mut bytes = Vec::new();
     render::text(&table, TextForm { width, rows_max }, &mut bytes).unwrap();
     String::from_utf8(bytes).unwrap()
+}
+
+/// The results of several queries, printed as one table.
+async fn joined(text: &str, width: Option<usize>) -> String {
+    let mut table = TextTable::new(TextForm {
+        width,
+        rows_max: None,
+    });
+    let mut bytes = Vec::new();
+    for part in Worker::new().sql(text).await.unwrap() {
+        table.part(part, &mut bytes).unwrap();
+    }
+    table.finish(&mut bytes).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test]
+async fn parts_of_a_table_are_one_table() {
+    let empty = "SELECT 1 AS n, 'x' AS word WHERE false;";
+    let text = format!(
+        "{empty} SELECT 1 AS n, 'one' AS word; {empty} SELECT 1000 AS n, 'a thousand' AS word"
+    );
+    assert_eq!(
+        joined(&text, None).await,
+        "   n  word\n────  ──────────\n   1  one\n1000  a thousand\n"
+    );
+    assert_eq!(joined(empty, None).await, "n  word\n─  ────\n");
+}
+
+#[tokio::test]
+async fn what_comes_after_the_layout_is_never_cut_without_need() {
+    // More than the bytes that wait for a layout.
+    let text = "SELECT 1 AS n, 'x' AS word FROM generate_series(1, 200000); \
+                SELECT 12345 AS n, 'a longer word' AS word";
+    let shown = joined(text, None).await;
+    assert_eq!(shown.lines().count(), 2 + 200_000 + 1);
+    assert_eq!(shown.lines().last(), Some("12345  a longer word"));
+    let shown = joined(text, Some(15)).await;
+    assert_eq!(shown.lines().last(), Some("12345  a longer wo…"));
 }
 
 #[tokio::test]
