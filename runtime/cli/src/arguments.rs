@@ -40,6 +40,8 @@ pub(crate) enum Command {
     /// The graph or the SQL text is read here; relative locations of data start in the folder of
     /// the workers.
     Submit(SubmitArguments),
+    /// Show how the SQL text of a DaskJob would run, without running it
+    Explain(ExplainArguments),
     /// Show workers and graphs of a running cluster
     Status(StatusArguments),
     /// Run the scheduler service, as pods do
@@ -118,6 +120,15 @@ pub(crate) struct RunArguments {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+    #[command(flatten)]
+    pub(crate) overrides: OverrideArguments,
+}
+
+/// `oxidask explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArguments {
+    /// Manifest with a DaskJob whose work is SQL
+    pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) overrides: OverrideArguments,
 }

@@ -4,17 +4,20 @@
 //! Invariants: what cannot change is an error at once; each cause is told once; every try submits
 //! under the same name, so the work runs once even if an answer was lost.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oxidask_client::{Client, ClientError, GraphRun};
 use oxidask_comm::Credentials;
 use oxidask_diagnostic::Diagnostic;
+use oxidask_exec_frame::script::ClusterSize;
+use oxidask_proto::wire;
 use tokio::time::{Instant, sleep};
 
 use crate::error::CliError;
 use crate::session::Site;
-use crate::work::PlannedWork;
+use crate::work::{PlannedWork, SqlWork};
 
 /// Pause after the first failure; doubled with each.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
@@ -22,20 +25,49 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Different causes that are told.
 const CAUSES_TOLD_MAX: usize = 16;
 
+/// A graph that the scheduler has taken.
+pub(crate) struct Attached<'a> {
+    /// The connection.
+    pub(crate) client: Client,
+    /// The graph's name.
+    pub(crate) name: String,
+    /// The graph: all of a graph, or the first wave of a SQL text.
+    pub(crate) graph: GraphRun,
+    /// The SQL text, planned for the cluster.
+    pub(crate) sql: Option<Cow<'a, SqlWork>>,
+}
+
+/// Why the work could not be submitted.
+enum Refusal {
+    Client(ClientError),
+    /// The work itself is to blame.
+    Work(Diagnostic),
+}
+
+impl From<ClientError> for Refusal {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
 /// Connects and submits, again and again for as long as the site allows it.
-pub(crate) async fn attach(site: &mut Site<'_>, work: &PlannedWork) -> Result<GraphRun, CliError> {
+pub(crate) async fn attach<'a>(
+    site: &mut Site<'_>,
+    work: &'a PlannedWork,
+) -> Result<Attached<'a>, CliError> {
     let (address, credentials) = (site.address, site.credentials);
     let name = unique_name(&work.name);
     let start = Instant::now();
     let mut pause = PAUSE_FIRST;
     let mut told = BTreeSet::new();
+    // Once it is known it stays: the same name must always stand for the same tasks.
+    let mut size = site.size;
     loop {
-        let error = match site
-            .guarded(submit(address, credentials, &name, work))
-            .await?
-        {
-            Ok(graph) => return Ok(graph),
-            Err(error) => error,
+        let trying = submit(address, credentials, &name, work, &mut size);
+        let error = match site.guarded(trying).await? {
+            Ok(attached) => return Ok(attached),
+            Err(Refusal::Work(diagnostic)) => return Err(CliError::failed(diagnostic)),
+            Err(Refusal::Client(error)) => error,
         };
         let left = site.wait.saturating_sub(start.elapsed());
         if !error.may_pass() || left.is_zero() {
@@ -51,14 +83,64 @@ pub(crate) async fn attach(site: &mut Site<'_>, work: &PlannedWork) -> Result<Gr
     }
 }
 
-async fn submit(
+async fn submit<'a>(
     address: &str,
     credentials: &Credentials,
     name: &str,
-    work: &PlannedWork,
-) -> Result<GraphRun, ClientError> {
+    work: &'a PlannedWork,
+    size: &mut Option<ClusterSize>,
+) -> Result<Attached<'a>, Refusal> {
     let client = Client::connect(address, credentials).await?;
-    client.submit(name, &work.plan).await
+    let Some(sql) = &work.sql else {
+        return Ok(Attached {
+            graph: client.submit(name, &work.plan).await?,
+            client,
+            name: name.to_owned(),
+            sql: None,
+        });
+    };
+    // The cluster's size is asked for while the graph is opened, which takes as long.
+    let asking = async {
+        match *size {
+            Some(size) => Ok(size),
+            None => client
+                .status()
+                .await
+                .map(|status| size_of(&status, sql.cluster)),
+        }
+    };
+    let (graph, asked) = tokio::join!(client.open(name), asking);
+    let (graph, asked) = (graph?, asked?);
+    *size = Some(asked);
+    let sql = sql.sized(asked).map_err(Refusal::Work)?;
+    match &sql {
+        Cow::Borrowed(_) => graph.send(work.plan.chunks()).await,
+        Cow::Owned(sql) => {
+            let plan = sql.wave(&sql.first_wave()).map_err(Refusal::Work)?;
+            graph.send(plan.chunks()).await;
+        }
+    }
+    Ok(Attached {
+        client,
+        name: name.to_owned(),
+        graph,
+        sql: Some(sql),
+    })
+}
+
+/// What is there, or what the manifest promises if that is more: workers may still be on their way.
+fn size_of(status: &wire::StatusReply, promised: ClusterSize) -> ClusterSize {
+    let slots = status.workers.iter().map(|worker| u64::from(worker.slots));
+    let bounded = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let memory = status.workers.iter().map(|worker| worker.memory_bytes);
+    ClusterSize {
+        workers: bounded(status.workers.len() as u64).max(promised.workers),
+        slots: bounded(slots.sum()).max(promised.slots),
+        memory_bytes: memory
+            .filter(|bytes| *bytes > 0)
+            .min()
+            .unwrap_or(promised.memory_bytes),
+    }
 }
 
 fn in_one_line(diagnostic: &Diagnostic) -> String {
@@ -75,4 +157,33 @@ fn unique_name(name: &str) -> String {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH);
     let nanos = nanos.map_or(0, |elapsed| elapsed.as_nanos());
     format!("{name}-{}-{nanos:x}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_is_what_is_there_or_what_comes() {
+        let promised = ClusterSize {
+            workers: 2,
+            slots: 4,
+            memory_bytes: 100,
+        };
+        let mut status = wire::StatusReply::default();
+        assert_eq!(size_of(&status, promised), promised);
+        for memory_bytes in [0, 70, 50] {
+            status.workers.push(wire::WorkerStatus {
+                slots: 3,
+                memory_bytes,
+                ..Default::default()
+            });
+        }
+        let there = ClusterSize {
+            workers: 3,
+            slots: 9,
+            memory_bytes: 50,
+        };
+        assert_eq!(size_of(&status, promised), there);
+    }
 }

@@ -6,6 +6,7 @@
 mod arguments;
 mod attach;
 mod error;
+mod explain;
 mod local;
 mod logging;
 mod output;
@@ -66,6 +67,7 @@ fn dispatch(arguments: Arguments, terminal: &Terminal) -> Result<(), CliError> {
         Command::Run(command) => run::run(&command, &logging, terminal),
         Command::Up(command) => up::up(&command, &logging, terminal),
         Command::Submit(command) => run::submit(&command, terminal),
+        Command::Explain(command) => explain::explain(&command),
         Command::Status(command) => status::status(&command),
         Command::Scheduler(command) => service::scheduler::run(&command),
         Command::Worker(command) => service::worker::run(&command),

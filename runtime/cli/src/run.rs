@@ -33,9 +33,15 @@ pub(crate) fn run(
     let planned = work::plan(
         &job.cluster.name,
         std::mem::replace(&mut job.work, Work::Job),
+        LocalCluster::size_of(&job.cluster),
     )?;
     work::check_offers(&planned.plan, &job.cluster)?;
-    let mut progress = Progress::new(arguments.output.progress, terminal, started, &planned.plan);
+    let mut progress = Progress::new(
+        arguments.output.progress,
+        terminal,
+        started,
+        planned.tasks(),
+    );
     work::say_what_is_left_out(Some(&job.cluster), &planned.plan, terminal);
     let runtime = crate::service::runtime(THREADS)?;
     let local = Local {
@@ -53,11 +59,17 @@ pub(crate) fn submit(arguments: &SubmitArguments, terminal: &Terminal) -> Result
     let job = work::load_job(&arguments.file)?;
     let deadline_seconds = job.active_deadline_seconds;
     let workers = job.cluster.workers();
-    let planned = work::plan(&job.cluster.name, job.work)?;
+    let promised = work::size_of(&job.cluster);
+    let planned = work::plan(&job.cluster.name, job.work, promised)?;
     let credentials = Credentials::from_dir(&arguments.cluster.tls_dir)
         .map_err(|error| CliError::from_file(&error))?;
-    let mut progress = Progress::new(arguments.output.progress, terminal, started, &planned.plan)
-        .expecting(workers);
+    let mut progress = Progress::new(
+        arguments.output.progress,
+        terminal,
+        started,
+        planned.tasks(),
+    )
+    .expecting(workers);
     let limits = Limits {
         rows_max: arguments.limits.rows_max,
         bytes_max: arguments.limits.output_bytes_max,
@@ -70,6 +82,7 @@ pub(crate) fn submit(arguments: &SubmitArguments, terminal: &Terminal) -> Result
         progress.begin("connecting");
         let site = Site {
             cluster: None,
+            size: None,
             address: arguments.cluster.address(),
             credentials: &credentials,
             signals: &signals,
@@ -78,7 +91,7 @@ pub(crate) fn submit(arguments: &SubmitArguments, terminal: &Terminal) -> Result
             deadline: deadline(deadline_seconds),
         };
         session::run(site, &planned, writer, &mut progress).await?;
-        progress.done(planned.plan.len(), 0);
+        progress.done(0);
         Ok(())
     });
     end(runtime, progress, result)
@@ -145,6 +158,7 @@ impl Local<'_> {
         let address = cluster.address().to_owned();
         let site = Site {
             cluster: Some(cluster),
+            size: Some(LocalCluster::size_of(&self.job.cluster)),
             address: &address,
             credentials: &credentials,
             signals,
@@ -154,7 +168,7 @@ impl Local<'_> {
         };
         session::run(site, planned, writer, progress).await?;
         let workers = u32::try_from(self.job.cluster.workers()).unwrap_or(u32::MAX);
-        progress.done(planned.plan.len(), workers);
+        progress.done(workers);
         Ok(())
     }
 }

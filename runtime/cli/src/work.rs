@@ -3,6 +3,7 @@
 //! Owns the checks that come before anything is started: the manifest, the graph or the SQL text,
 //! and whether the cluster offers what the tasks ask for.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::BufReader;
@@ -10,7 +11,7 @@ use std::path::Path;
 
 use oxidask_client::graph_file::{GraphFileError, GraphPlan, GraphPlanBuilder};
 use oxidask_diagnostic::{Code, Diagnostic};
-use oxidask_exec_frame::script;
+use oxidask_exec_frame::script::{self, ClusterSize, GraphTask};
 use oxidask_operator_api::{ClusterPlan, GraphSource, GroupPlan, JobPlan, Manifest, Work};
 
 use crate::arguments::OverrideArguments;
@@ -26,29 +27,28 @@ const LOCAL_WORKERS_MAX: u64 = 256;
 /// Names in the line about ignored fields.
 const IGNORED_NAMED: usize = 6;
 
-/// A graph, and how its results are printed.
+/// What a job does, checked.
 #[derive(Debug)]
 pub(crate) struct PlannedWork {
     /// The job's name.
     pub(crate) name: String,
-    /// The graph.
+    /// The graph, or the statements of a SQL text that need no other before them.
     pub(crate) plan: GraphPlan,
-    labels: Labels,
-}
-
-#[derive(Debug)]
-enum Labels {
-    /// Each output with its key.
-    Keys,
-    /// One for each output of a SQL text.
-    Statements(Vec<Label>),
+    /// The SQL text.
+    pub(crate) sql: Option<SqlWork>,
 }
 
 impl PlannedWork {
+    /// Number of tasks that are known before anything runs.
+    pub(crate) fn tasks(&self) -> usize {
+        let statements = self.sql.as_ref().map(|sql| sql.tasks.len());
+        statements.unwrap_or(self.plan.len())
+    }
+
     /// A task's error, with the task's key unless it says where it happened itself.
     pub(crate) fn named(&self, task: u32, diagnostic: &Diagnostic) -> Diagnostic {
         let mut named = diagnostic.clone();
-        if matches!(self.labels, Labels::Keys) {
+        if self.sql.is_none() && (task as usize) < self.plan.len() {
             let key = self.plan.key(task).chars().take(KEY_SHOWN_MAX);
             let key: String = key.map(|c| if c.is_control() { '?' } else { c }).collect();
             if !named.message.contains(&format!("task `{key}`")) {
@@ -58,17 +58,93 @@ impl PlannedWork {
         named
     }
 
-    /// How the output at a position is printed.
+    /// How the output of a graph at a position is printed.
     pub(crate) fn label(&self, position: usize) -> Label {
-        match &self.labels {
-            Labels::Statements(labels) => labels.get(position).cloned().unwrap_or(Label::Silent),
-            Labels::Keys => {
-                let task = self.plan.outputs().get(position);
-                task.map_or(Label::Silent, |task| {
-                    Label::Key(self.plan.key(*task).to_owned())
-                })
-            }
+        let task = self.plan.outputs().get(position);
+        task.map_or(Label::Silent, |task| {
+            Label::Key(self.plan.key(*task).to_owned())
+        })
+    }
+}
+
+/// The statements of a SQL text as tasks.
+#[derive(Debug, Clone)]
+pub(crate) struct SqlWork {
+    origin: String,
+    statements: Vec<script::Statement>,
+    /// What the tasks are planned for.
+    pub(crate) cluster: ClusterSize,
+    /// In order of the statements.
+    pub(crate) tasks: Vec<GraphTask>,
+}
+
+impl SqlWork {
+    fn parse(text: &str, origin: &str, cluster: ClusterSize) -> Result<Self, Diagnostic> {
+        let statements = script::parse(text, origin)?;
+        Ok(Self {
+            tasks: script::to_graph(&statements, origin, cluster)?,
+            origin: origin.to_owned(),
+            statements,
+            cluster,
+        })
+    }
+
+    /// The same for a cluster of another size.
+    pub(crate) fn sized(&self, cluster: ClusterSize) -> Result<Cow<'_, Self>, Diagnostic> {
+        if cluster == self.cluster {
+            return Ok(Cow::Borrowed(self));
         }
+        Ok(Cow::Owned(Self {
+            origin: self.origin.clone(),
+            statements: self.statements.clone(),
+            tasks: script::to_graph(&self.statements, &self.origin, cluster)?,
+            cluster,
+        }))
+    }
+
+    /// The graph of some statements; what they wait for is done.
+    pub(crate) fn wave(&self, statements: &[usize]) -> Result<GraphPlan, Diagnostic> {
+        let mut builder = GraphPlanBuilder::new(&self.origin);
+        let tasks = statements
+            .iter()
+            .filter_map(|number| self.tasks.get(*number));
+        for task in tasks {
+            let added = builder.task(&task.key, &task.body, &[]);
+            builder.output(added.map_err(|error| Diagnostic::from_error(&error))?);
+        }
+        let plan = builder.finish();
+        plan.map_err(|error| Diagnostic::from_error(&error))
+    }
+
+    /// The statements that need no other before them.
+    pub(crate) fn first_wave(&self) -> Vec<usize> {
+        let first = self.tasks.iter().enumerate();
+        let first = first.filter(|(_, task)| task.inputs.is_empty());
+        first.map(|(number, _)| number).collect()
+    }
+
+    /// How the result of a statement is printed.
+    pub(crate) fn label(&self, statement: usize) -> Label {
+        match self.tasks.get(statement) {
+            Some(task) if task.is_table => Label::Rows,
+            Some(task) if task.key.starts_with("copy-") => {
+                Label::Written(format!("statement {}", task.statement))
+            }
+            _ => Label::Silent,
+        }
+    }
+}
+
+/// The size of a cluster as a manifest gives it.
+pub(crate) fn size_of(cluster: &ClusterPlan) -> ClusterSize {
+    let groups = || cluster.groups.iter().filter(|group| group.replicas > 0);
+    let slots = |group: &GroupPlan| u64::from(group.replicas) * u64::from(group.slots);
+    let bounded = |number: u64| u32::try_from(number.max(1)).unwrap_or(u32::MAX);
+    let least_memory = groups().filter_map(|group| group.memory_bytes).min();
+    ClusterSize {
+        workers: bounded(cluster.workers()),
+        slots: bounded(groups().map(slots).sum()),
+        memory_bytes: least_memory.unwrap_or(u64::MAX),
     }
 }
 
@@ -84,10 +160,16 @@ pub(crate) fn load_job(file: &Path) -> Result<JobPlan, CliError> {
 }
 
 /// Reads, checks and orders the work.
-pub(crate) fn plan(name: &str, work: Work) -> Result<PlannedWork, CliError> {
-    let (plan, labels) = match work {
-        Work::Graph { tasks, outputs } => (graph(tasks, outputs.as_deref())?, Labels::Keys),
-        Work::Sql { text, origin } => sql(&text, &origin)?,
+///
+/// `cluster` is what a SQL text is planned for, unless more is known later.
+pub(crate) fn plan(name: &str, work: Work, cluster: ClusterSize) -> Result<PlannedWork, CliError> {
+    let (plan, sql) = match work {
+        Work::Graph { tasks, outputs } => (graph(tasks, outputs.as_deref())?, None),
+        Work::Sql { text, origin } => {
+            let sql = SqlWork::parse(&text, &origin, cluster).map_err(CliError::usage)?;
+            let plan = sql.wave(&sql.first_wave()).map_err(CliError::usage)?;
+            (plan, Some(sql))
+        }
         Work::Script { .. } => {
             return Err(unavailable(
                 "work of kind `script` cannot be run yet",
@@ -105,7 +187,7 @@ pub(crate) fn plan(name: &str, work: Work) -> Result<PlannedWork, CliError> {
     Ok(PlannedWork {
         name: name.to_owned(),
         plan,
-        labels,
+        sql,
     })
 }
 
@@ -132,29 +214,6 @@ fn graph(tasks: GraphSource, outputs: Option<&[String]>) -> Result<GraphPlan, Cl
 
 fn wrong_graph(error: &GraphFileError) -> CliError {
     CliError::usage(Diagnostic::from_error(error))
-}
-
-fn sql(text: &str, origin: &str) -> Result<(GraphPlan, Labels), CliError> {
-    let statements = script::parse(text, origin).map_err(CliError::usage)?;
-    let tasks = script::to_graph(&statements, origin).map_err(CliError::usage)?;
-    let mut builder = GraphPlanBuilder::new(origin);
-    let mut numbers: Vec<u32> = Vec::with_capacity(tasks.len());
-    let mut labels = Vec::with_capacity(tasks.len());
-    for task in &tasks {
-        let inputs: Vec<u32> = task.inputs.iter().map(|input| numbers[*input]).collect();
-        let number = builder
-            .task(&task.key, &task.body, &inputs)
-            .map_err(|error| wrong_graph(&error))?;
-        builder.output(number);
-        numbers.push(number);
-        labels.push(match task.key.split_once('-') {
-            _ if task.is_table => Label::Rows,
-            Some(("copy", _)) => Label::Written(format!("statement {}", task.statement)),
-            _ => Label::Silent,
-        });
-    }
-    let plan = builder.finish().map_err(|error| wrong_graph(&error))?;
-    Ok((plan, Labels::Statements(labels)))
 }
 
 fn unavailable(message: &str, hint: &str) -> CliError {

@@ -93,19 +93,17 @@ impl Client {
         name: &str,
         chunks: impl Iterator<Item = wire::GraphChunk> + Send,
     ) -> Result<GraphRun, ClientError> {
-        let (run, next_chunk) = self.open(name).await?;
-        for (number, mut chunk) in (0..).zip(chunks).skip(next_chunk as usize) {
-            chunk.graph = run.graph;
-            chunk.number = number;
-            if !run.commands.send_chunk(chunk).await {
-                // The session is over; its last event says why.
-                break;
-            }
-        }
+        let run = self.open_checked(name).await?;
+        run.send(chunks).await;
         Ok(run)
     }
 
-    async fn open(&self, name: &str) -> Result<(GraphRun, u32), ClientError> {
+    /// Opens the graph `name`, or attaches to it. Its chunks are sent with [`GraphRun::send`].
+    pub fn open<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<GraphRun, ClientError>> {
+        Box::pin(self.open_checked(name))
+    }
+
+    async fn open_checked(&self, name: &str) -> Result<GraphRun, ClientError> {
         let commands = Commands::new(wire::ClientBatch {
             hello: Some(hello::hello()),
             open: Some(wire::OpenGraph {
@@ -125,14 +123,14 @@ impl Client {
             Arc::clone(&events),
             Arc::clone(&commands),
         );
-        let run = GraphRun {
+        Ok(GraphRun {
             graph: attached.graph,
+            next_chunk: attached.next_chunk,
             scheduler,
             commands,
             events,
             reader: tokio::spawn(reading),
-        };
-        Ok((run, attached.next_chunk))
+        })
     }
 }
 
@@ -190,6 +188,8 @@ async fn read(
 #[derive(Debug)]
 pub struct GraphRun {
     graph: u32,
+    /// The first chunk that the scheduler has not got yet.
+    next_chunk: u32,
     scheduler: SchedulerClient<Channel>,
     commands: Arc<Commands>,
     events: Arc<EventQueue>,
@@ -200,6 +200,19 @@ impl GraphRun {
     /// The graph's number at the scheduler.
     pub fn graph(&self) -> u32 {
         self.graph
+    }
+
+    /// Sends the chunks of the graph, all of them and once, from where the scheduler has them. Their
+    /// graph and their number are filled in here.
+    pub async fn send(&self, chunks: impl Iterator<Item = wire::GraphChunk> + Send) {
+        for (number, mut chunk) in (0..).zip(chunks).skip(self.next_chunk as usize) {
+            chunk.graph = self.graph;
+            chunk.number = number;
+            if !self.commands.send_chunk(chunk).await {
+                // The session is over; its last event says why.
+                break;
+            }
+        }
     }
 
     /// The next event; waits for it. `None` after [`GraphEvent::Disconnected`]. May be dropped

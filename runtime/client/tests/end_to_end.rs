@@ -97,6 +97,8 @@ impl Cluster {
             reconnect_time: Duration::ZERO,
             base_dir: self.scratch.path().to_owned(),
             scratch_dir: self.scratch.path().join(&name),
+            spill_dir: None,
+            spill_bytes_max: 0,
             credentials: credentials(&self.authority, Role::Worker),
             executors: vec![Arc::new(Builtin::new())],
             name,

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use oxidask_comm::Credentials;
 use oxidask_diagnostic::{Code, Diagnostic};
+use oxidask_exec_frame::script::ClusterSize;
 use oxidask_identity::Role;
 use oxidask_operator_api::{ClusterPlan, GroupPlan};
 use tokio::process::{Child, ChildStdout, Command};
@@ -26,6 +27,7 @@ use crate::arguments::{LogFormat, LoggingArguments};
 use crate::error::CliError;
 use crate::service::machine;
 use crate::terminal::Terminal;
+use crate::work;
 
 /// How often one worker is started again in a run.
 const RESTARTS_MAX: u32 = 5;
@@ -36,6 +38,10 @@ const WORKER_LOG_HOLD: Duration = Duration::from_millis(300);
 /// Level of the log lines of processes unless the user asks for another; what is worth a line
 /// below that, the parent says itself.
 const LOG_LEVEL: &str = "error";
+/// Buffers above this size, in KiB, go back to the system when they are freed; by itself the
+/// allocator keeps them for a second, which a worker near its limit cannot afford. It reads its
+/// settings before the program begins.
+const ALLOCATOR_SETTING: (&str, &str) = ("MIMALLOC_ARENA_MAX_OBJECT_SIZE", "16384");
 
 /// Ports of a local cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +121,7 @@ impl LocalCluster {
         };
         cluster.members.push(cluster.scheduler(listening, logging));
         let stdout = cluster.spawn_scheduler(listener, listening)?;
-        let share = machine::memory_bytes() / plan.workers().max(1);
+        let share = share_bytes(plan);
         for group in &plan.groups {
             for index in 0..group.replicas {
                 let member = cluster.worker(group, index, base_dir, share, logging);
@@ -124,6 +130,15 @@ impl LocalCluster {
             }
         }
         Ok((cluster, stdout))
+    }
+
+    /// The size of a cluster that is about to be started.
+    pub(crate) fn size_of(plan: &ClusterPlan) -> ClusterSize {
+        let mut size = work::size_of(plan);
+        if plan.groups.iter().any(|group| group.memory_bytes.is_none()) {
+            size.memory_bytes = size.memory_bytes.min(share_bytes(plan));
+        }
+        size
     }
 
     /// Where the scheduler listens.
@@ -307,6 +322,10 @@ impl LocalCluster {
                 command.env_remove(name);
             }
         }
+        let (setting, value) = ALLOCATOR_SETTING;
+        if std::env::var_os(setting).is_none() {
+            command.env(setting, value);
+        }
         command
             .args(&member.arguments)
             .envs(member.environment.iter().map(|(name, value)| (name, value)))
@@ -392,6 +411,11 @@ impl LocalCluster {
             format!("--log-format={format}"),
         ]
     }
+}
+
+/// The memory of a worker for which the manifest says nothing.
+fn share_bytes(plan: &ClusterPlan) -> u64 {
+    machine::memory_bytes() / plan.workers().max(1)
 }
 
 fn with_last_lines(diagnostic: Diagnostic, lines: &LastLines) -> Diagnostic {

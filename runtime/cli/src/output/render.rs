@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use oxidask_exec_frame::render::{self, RenderError as TableError, TextForm};
+use oxidask_exec_frame::render::{self, RenderError as TableError, TextForm, TextTable};
 use oxidask_store::{Payload, PayloadKind};
 use sha2::{Digest, Sha256};
 
@@ -39,7 +39,7 @@ impl From<TableError> for RenderError {
 
 /// As JSON: objects, one a line.
 pub(crate) fn json(item: &Item, out: &mut impl Write) -> Result<(), RenderError> {
-    let Item { label, payload } = item;
+    let Item { label, payload, .. } = item;
     let Label::Key(key) = label else {
         render::json_lines(payload, out)?;
         return Ok(());
@@ -65,6 +65,8 @@ pub(crate) fn json(item: &Item, out: &mut impl Write) -> Result<(), RenderError>
             out.write_all(b",\"rows\":")?;
             render::json_array(payload, out)?;
         }
+        // Never an output.
+        PayloadKind::Slices | PayloadKind::Graph => out.write_all(b",\"value\":null")?,
     }
     out.write_all(b"}\n")?;
     Ok(())
@@ -72,7 +74,7 @@ pub(crate) fn json(item: &Item, out: &mut impl Write) -> Result<(), RenderError>
 
 /// For people: tables with borders, values with their key.
 pub(crate) fn table(item: &Item, is_first: bool, out: &mut impl Write) -> Result<(), RenderError> {
-    let Item { label, payload } = item;
+    let Item { label, payload, .. } = item;
     let is_table = payload.kind == PayloadKind::Table;
     if is_table && !is_first {
         out.write_all(b"\n")?;
@@ -95,17 +97,27 @@ pub(crate) fn table(item: &Item, is_first: bool, out: &mut impl Write) -> Result
             writeln!(out, "{}, sha256 {}", size(payload.len()), digest(payload))?;
         }
         PayloadKind::Table => {
-            render::text(
-                payload,
-                TextForm {
-                    width: terminal_columns(),
-                    rows_max: None,
-                },
-                out,
-            )?;
+            render::text(payload, text_form(), out)?;
         }
+        // Never an output.
+        PayloadKind::Slices | PayloadKind::Graph => out.write_all(b"null\n")?,
     }
     Ok(())
+}
+
+/// The rows of a query for people, which may come in parts.
+pub(crate) fn begin_rows(is_first: bool, out: &mut impl Write) -> io::Result<TextTable> {
+    if !is_first {
+        out.write_all(b"\n")?;
+    }
+    Ok(TextTable::new(text_form()))
+}
+
+fn text_form() -> TextForm {
+    TextForm {
+        width: terminal_columns(),
+        rows_max: None,
+    }
 }
 
 /// Lines that stand before the first row of what [`table`] writes.
@@ -155,10 +167,7 @@ mod tests {
     use super::*;
 
     fn item(key: &str, kind: PayloadKind, text: &'static str) -> Item {
-        Item {
-            label: Label::Key(key.to_owned()),
-            payload: Payload::new(kind, text),
-        }
+        Item::whole(Label::Key(key.to_owned()), Payload::new(kind, text))
     }
 
     #[test]

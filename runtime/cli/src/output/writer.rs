@@ -6,7 +6,8 @@
 use std::io::{self, IsTerminal, Write};
 
 use oxidask_diagnostic::{Code, Diagnostic};
-use oxidask_store::Payload;
+use oxidask_exec_frame::render::TextTable;
+use oxidask_store::{Payload, PayloadKind};
 use tokio::sync::{mpsc, oneshot};
 
 use super::limit::{Limited, Limits};
@@ -29,6 +30,22 @@ pub(crate) struct Item {
     pub(crate) label: Label,
     /// What.
     pub(crate) payload: Payload,
+    /// Whether a result begins with it. Rows of a query may come in parts.
+    pub(crate) is_first: bool,
+    /// Whether a result ends with it.
+    pub(crate) is_last: bool,
+}
+
+impl Item {
+    /// A result that comes in one part.
+    pub(crate) fn whole(label: Label, payload: Payload) -> Self {
+        Self {
+            label,
+            payload,
+            is_first: true,
+            is_last: true,
+        }
+    }
 }
 
 /// The way to the thread. Cheap to clone.
@@ -92,7 +109,7 @@ fn write_all(
         terminal: io::stdout().is_terminal().then(|| terminal.clone()),
     };
     let mut output = Limited::new(output, limits);
-    let mut is_first = true;
+    let mut printer = Printer::new(form);
     loop {
         let mut next = queue.try_recv().ok();
         if next.is_none() {
@@ -106,34 +123,89 @@ fn write_all(
             terminal.notice(&format!("{what} wrote {}", counted(rows, "row")));
             continue;
         }
-        write(&item, form, is_first, &mut output).map_err(|error| match error {
-            RenderError::Write(error) => failure(&error),
-            RenderError::Table(error) => CliError::from_failure(&error),
-        })?;
-        is_first = false;
+        printer.print(item, &mut output).map_err(failed)?;
     }
+    printer.end_table(&mut output).map_err(failed)?;
+    output.flush().map_err(|error| failure(&error))?;
     if let Some(line) = output.left_out_line() {
         terminal.notice(&line);
     }
     Ok(())
 }
 
-fn write(
-    item: &Item,
+/// What is printed next depends on what was printed before.
+struct Printer {
     form: OutputForm,
     is_first: bool,
-    output: &mut Limited<Output>,
-) -> Result<(), RenderError> {
-    if output.is_full() {
-        output.leave_out(render::rows(item, form)?);
-        return Ok(());
-    }
-    match form {
-        OutputForm::Json => render::json(item, output),
-        OutputForm::Table => {
-            output.expect_heading(render::heading_lines(item, is_first));
-            render::table(item, is_first, output)
+    /// The rows of a query for people, while parts of them come.
+    table: Option<TextTable>,
+}
+
+impl Printer {
+    fn new(form: OutputForm) -> Self {
+        Self {
+            form,
+            is_first: true,
+            table: None,
         }
+    }
+
+    fn print<W: Write>(&mut self, item: Item, output: &mut Limited<W>) -> Result<(), RenderError> {
+        if item.is_first {
+            self.end_table(output)?;
+        }
+        // A query without results of its own is not even empty.
+        if item.label == Label::Rows && item.payload.is_empty() {
+            return if item.is_last {
+                self.end_table(output)
+            } else {
+                Ok(())
+            };
+        }
+        if output.is_full() && self.table.is_none() {
+            output.leave_out(render::rows(&item, self.form)?);
+            return Ok(());
+        }
+        let is_rows = item.label == Label::Rows && item.payload.kind == PayloadKind::Table;
+        match self.form {
+            OutputForm::Json => render::json(&item, output)?,
+            OutputForm::Table if is_rows => self.rows(item, output)?,
+            OutputForm::Table => {
+                output.expect_heading(render::heading_lines(&item, self.is_first));
+                render::table(&item, self.is_first, output)?;
+            }
+        }
+        self.is_first = false;
+        Ok(())
+    }
+
+    fn rows<W: Write>(&mut self, item: Item, output: &mut Limited<W>) -> Result<(), RenderError> {
+        let mut table = if let Some(table) = self.table.take() {
+            table
+        } else {
+            output.expect_heading(render::heading_lines(&item, self.is_first));
+            render::begin_rows(self.is_first, output)?
+        };
+        table.part(item.payload, output)?;
+        self.table = Some(table);
+        if item.is_last {
+            self.end_table(output)?;
+        }
+        Ok(())
+    }
+
+    fn end_table<W: Write>(&mut self, output: &mut Limited<W>) -> Result<(), RenderError> {
+        if let Some(table) = self.table.take() {
+            table.finish(output)?;
+        }
+        Ok(())
+    }
+}
+
+fn failed(error: RenderError) -> CliError {
+    match error {
+        RenderError::Write(error) => failure(&error),
+        RenderError::Table(error) => CliError::from_failure(&error),
     }
 }
 
@@ -177,5 +249,32 @@ impl Write for Output {
         }
         self.buffer.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(is_first: bool, is_last: bool) -> Item {
+        Item {
+            label: Label::Rows,
+            payload: Payload::new(PayloadKind::Table, Vec::new()),
+            is_first,
+            is_last,
+        }
+    }
+
+    #[test]
+    fn rows_without_a_table_print_nothing() {
+        for form in [OutputForm::Table, OutputForm::Json] {
+            let mut output = Limited::new(Vec::new(), Limits::default());
+            let mut printer = Printer::new(form);
+            for item in [rows(true, true), rows(true, false), rows(false, true)] {
+                printer.print(item, &mut output).unwrap();
+            }
+            printer.end_table(&mut output).unwrap();
+            assert!(printer.is_first && printer.table.is_none());
+        }
     }
 }

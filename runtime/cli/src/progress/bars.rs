@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use oxidask_proto::wire;
 
-use super::text::{cluster_line, counted, group_line};
+use super::text::{cluster_line, counted, group_line, name_columns};
 use crate::terminal::Terminal;
 
 /// Groups that have a row; the others share one line.
@@ -45,9 +45,10 @@ impl Bars {
             shown.truncate(GROUPS_SHOWN);
         }
         let mut lines: Vec<String> = Vec::new();
+        let columns = name_columns(&shown);
         for group in &shown {
             let seconds = self.seconds(group, now);
-            lines.push(group_line(group, seconds));
+            lines.push(group_line(group, columns, seconds));
         }
         if groups.len() > shown.len() {
             let more = (groups.len() - shown.len()) as u64;

@@ -4,18 +4,19 @@
 //! written when; lines that are not progress go through the terminal.
 
 mod bars;
+mod merged;
 mod plain;
 mod text;
 
 use std::time::Instant;
 
-use oxidask_client::graph_file::GraphPlan;
 use oxidask_proto::wire;
 use serde_json::json;
 
 use crate::arguments::ProgressForm;
 use crate::terminal::Terminal;
 use bars::Bars;
+use merged::Merged;
 use plain::Plain;
 
 pub(crate) use text::{bytes, count, counted, duration};
@@ -27,6 +28,9 @@ pub(crate) struct Progress {
     terminal: Terminal,
     started: Instant,
     workers: u32,
+    /// Tasks that were known before anything ran.
+    tasks: u64,
+    merged: Merged,
 }
 
 #[derive(Debug)]
@@ -43,13 +47,12 @@ impl Progress {
         form: ProgressForm,
         terminal: &Terminal,
         started: Instant,
-        plan: &GraphPlan,
+        tasks: usize,
     ) -> Self {
+        let tasks = tasks as u64;
         let form = match form {
             ProgressForm::Auto if Terminal::is_interactive() => Form::Bars(Bars::new(terminal)),
-            ProgressForm::Auto | ProgressForm::Plain => {
-                Form::Plain(Plain::new(started, plan.len() as u64))
-            }
+            ProgressForm::Auto | ProgressForm::Plain => Form::Plain(Plain::new(started, tasks)),
             ProgressForm::Json => {
                 terminal.use_json_lines();
                 Form::Json(None)
@@ -61,6 +64,8 @@ impl Progress {
             terminal: terminal.clone(),
             started,
             workers: 0,
+            tasks,
+            merged: Merged::default(),
         }
     }
 
@@ -79,8 +84,16 @@ impl Progress {
         }
     }
 
-    /// The scheduler's report.
-    pub(crate) fn update(&mut self, progress: &wire::Progress, now: Instant) {
+    /// The scheduler's report about one of the job's graphs. `title` is what the names of its groups
+    /// begin with.
+    pub(crate) fn update(
+        &mut self,
+        graph: usize,
+        title: Option<&str>,
+        report: wire::Progress,
+        now: Instant,
+    ) {
+        let progress = &self.merged.update(graph, title, report);
         let workers = progress
             .cluster
             .as_ref()
@@ -111,14 +124,15 @@ impl Progress {
     }
 
     /// The last line of a run that succeeded.
-    pub(crate) fn done(&mut self, tasks: usize, workers: u32) {
+    pub(crate) fn done(&mut self, workers: u32) {
         self.clear();
+        let tasks = self.tasks.max(self.merged.tasks());
         let seconds = self.started.elapsed().as_secs_f64();
         let workers = self.workers.max(workers);
         match self.form {
             Form::Bars(_) | Form::Plain(_) => self.terminal.line(&format!(
                 "done: {} in {} on {}",
-                counted(tasks as u64, "task"),
+                counted(tasks, "task"),
                 duration(seconds),
                 counted(u64::from(workers), "worker")
             )),
@@ -141,6 +155,7 @@ fn json_line(progress: &wire::Progress) -> String {
             json!({
                 "name": group.name, "total": group.total, "done": group.done,
                 "running": group.running, "failed": group.failed, "bytes": group.bytes,
+                "rows": group.rows, "madeBytes": group.made_bytes,
             })
         })
         .collect();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use oxidask_proto::wire;
 
-use super::text::{cluster_line, count, counted};
+use super::text::{cluster_line, count, counted, made};
 
 /// Least time between two lines.
 pub(crate) const PERIOD: Duration = Duration::from_secs(2);
@@ -67,12 +67,11 @@ impl Plain {
         let named: Vec<String> = busy
             .take(GROUPS_NAMED)
             .map(|group| {
-                format!(
-                    "{} {}/{}",
-                    group.name,
-                    count(group.done),
-                    count(group.total)
-                )
+                let (done, total) = (count(group.done), count(group.total));
+                match made(group) {
+                    Some(made) => format!("{} {done}/{total}: {made}", group.name),
+                    None => format!("{} {done}/{total}", group.name),
+                }
             })
             .collect();
         if !named.is_empty() {

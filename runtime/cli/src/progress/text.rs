@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 /// Columns of a group's name.
 const NAME_COLUMNS: usize = 16;
+/// The same where names are longer, as those of stages.
+const NAME_COLUMNS_MAX: usize = 32;
 /// Columns of a bar.
 const BAR_COLUMNS: u64 = 24;
 
@@ -63,8 +65,8 @@ pub(crate) fn bytes(number: u64) -> String {
 }
 
 /// One group of tasks: a bar, how many are done, how fast, how long still.
-pub(crate) fn group_line(group: &wire::GroupProgress, seconds: f64) -> String {
-    let name = fitted(&group.name, NAME_COLUMNS);
+pub(crate) fn group_line(group: &wire::GroupProgress, columns: usize, seconds: f64) -> String {
+    let name = fitted(&group.name, columns);
     let filled = (group.done * BAR_COLUMNS)
         .checked_div(group.total)
         .unwrap_or(0);
@@ -79,6 +81,9 @@ pub(crate) fn group_line(group: &wire::GroupProgress, seconds: f64) -> String {
     if group.failed > 0 {
         let _ = write!(line, ", {} failed", count(group.failed));
     }
+    if let Some(made) = made(group) {
+        let _ = write!(line, ", {made}");
+    }
     let left = group.total.saturating_sub(group.done + group.failed);
     #[allow(clippy::cast_precision_loss, reason = "rates are shown rounded")]
     if group.done > 0 && left > 0 && seconds > 0.2 {
@@ -91,6 +96,22 @@ pub(crate) fn group_line(group: &wire::GroupProgress, seconds: f64) -> String {
         );
     }
     line
+}
+
+/// Columns for the names of these groups.
+pub(crate) fn name_columns(groups: &[&wire::GroupProgress]) -> usize {
+    let longest = groups.iter().map(|group| group.name.chars().count()).max();
+    longest.unwrap_or(0).clamp(NAME_COLUMNS, NAME_COLUMNS_MAX)
+}
+
+/// `1,234 rows, 5.6 MiB`, for tasks that count rows.
+pub(crate) fn made(group: &wire::GroupProgress) -> Option<String> {
+    let text = format!(
+        "{}, {}",
+        counted(group.rows, "row"),
+        bytes(group.made_bytes)
+    );
+    (group.rows > 0).then_some(text)
 }
 
 /// The cluster: workers, slots, memory.
@@ -171,14 +192,26 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            group_line(&group, 10.0),
+            group_line(&group, name_columns(&[&group]), 10.0),
             "read             [######..................] 250/1,000, 25/s, 30 s left"
+        );
+        let stage = wire::GroupProgress {
+            name: "query-1 stage 2 join".to_owned(),
+            total: 4,
+            done: 1,
+            rows: 6_001_215,
+            made_bytes: 3 << 29,
+            ..Default::default()
+        };
+        assert_eq!(
+            group_line(&stage, name_columns(&[&group, &stage]), 0.0),
+            "query-1 stage 2 join [######..................] 1/4, 6,001,215 rows, 1.5 GiB"
         );
         let odd = wire::GroupProgress {
             name: "a\u{1b}[2J".to_owned(),
             ..Default::default()
         };
-        assert!(!group_line(&odd, 0.0).contains('\u{1b}'));
+        assert!(!group_line(&odd, 16, 0.0).contains('\u{1b}'));
         assert_eq!(fitted("a-very-long-name-of-a-group", 8), "a-very-…");
     }
 }

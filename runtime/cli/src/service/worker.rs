@@ -11,7 +11,7 @@ use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_exec::guard::GuardCommand;
 use oxidask_exec::{Builtin, Executor};
 use oxidask_exec_frame::{CsvTables, FrameExecutor};
-use oxidask_worker::{Listeners, WorkerConfig, serve};
+use oxidask_worker::{Listeners, SPILL_BYTES_MAX_DEFAULT, WorkerConfig, serve};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +50,8 @@ async fn listen_and_serve(arguments: &WorkerArguments) -> Result<(), CliError> {
         reconnect_time: Duration::from_secs(arguments.reconnect_seconds.into()),
         base_dir,
         scratch_dir: scratch.path.clone(),
+        spill_dir: None,
+        spill_bytes_max: SPILL_BYTES_MAX_DEFAULT,
         credentials,
         executors: executors(),
     };

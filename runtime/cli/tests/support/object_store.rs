@@ -172,7 +172,10 @@ fn change(
             response(StatusCode::OK, body)
         }
         Method::POST if has("uploadId") => {
-            let parts = objects.uploads.remove(&query["uploadId"]).unwrap();
+            let Some(parts) = objects.uploads.remove(&query["uploadId"]) else {
+                let sentence = "The specified upload does not exist.";
+                return refused(StatusCode::NOT_FOUND, "NoSuchUpload", sentence);
+            };
             let whole = parts.into_values().flatten().collect();
             objects.whole.insert(key.to_owned(), whole);
             objects.completed += 1;

@@ -130,6 +130,8 @@ impl<'a> Chunks<'a> {
             number,
             chunk,
             bodies,
+            part: Vec::new(),
+            streamed_inputs: Vec::new(),
         }
     }
 }
