@@ -40,6 +40,9 @@ usage: cargo xtask COMMAND
   gen [--check]     write the generated files, or fail if one is stale
   bench e2e         tasks per second for five shapes of graphs   [--against dask] [--runs N]
   bench transfer    GiB per second between two workers           [--against dask] [--runs N]
+  bench tpch        SQL and memory beside plain DataFusion       [--scale 1] [--repetitions N]
+                    [--peers duckdb,polars,dask] [--queries 1,3] [--memory-mib N] [--set NAME=VALUE]
+                    [--only tpch,csv,join,tree,tasks,kill] [--record]
   bench kubernetes  seconds from apply to a ready cluster, to a job's first result  [--runs N]
   dist              the static binary for publishing, with its size
   images            both images as OCI archives   [--output DIR] [--profile release|dist]
@@ -72,6 +75,7 @@ fn run(root: &Path, words: &[&str]) -> Result<(), Failure> {
         ["gen"] => generate::write(root),
         ["gen", "--check"] => generate::check(root),
         ["bench", kind @ ("e2e" | "transfer"), rest @ ..] => bench::run(root, kind, rest),
+        ["bench", "tpch", rest @ ..] => bench::tpch(root, rest),
         ["bench", "kubernetes", rest @ ..] => e2e::figures(root, rest),
         ["dist"] => dist::run(root),
         ["e2e", rest @ ..] => e2e::run(root, rest),

@@ -9,12 +9,12 @@ use oxidask_client::{Client, GraphEvent};
 use oxidask_exec::Body;
 
 use crate::Failure;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Shape};
 use crate::report::Measurement;
 
 /// Runs every shape on one cluster.
 pub(crate) async fn measure(oxidask: &Path, runs: u32) -> Result<Vec<Measurement>, Failure> {
-    let (_cluster, client) = Cluster::start(oxidask).await?;
+    let (_cluster, client) = Cluster::start(oxidask, Shape::default()).await?;
     let shapes = [
         ("independent-10k", independent(10_000)?),
         ("independent", independent(100_000)?),

@@ -6,15 +6,17 @@
 mod cluster;
 mod loads;
 mod report;
+mod sql;
 mod transfer;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::report::Report;
+use crate::sql::{DataKind, SqlArguments};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,12 +24,31 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Any failure ends the program; its text says why.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Measures a local cluster of one scheduler and two workers of one thread, mutual TLS on.
+/// Measures local clusters of real processes, mutual TLS on.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The load
-    #[arg(value_enum)]
+    #[command(subcommand)]
     load: Load,
+}
+
+#[derive(Debug, Subcommand)]
+enum Load {
+    /// Tasks a second for several shapes of graphs
+    E2e(RateArguments),
+    /// GiB a second between two workers
+    Transfer(RateArguments),
+    /// Queries and memory, beside other engines
+    Sql(Box<SqlArguments>),
+    /// Makes data and keeps them
+    Make {
+        #[command(subcommand)]
+        kind: DataKind,
+    },
+}
+
+/// One scheduler, two workers of one thread.
+#[derive(Debug, Args)]
+struct RateArguments {
     /// The `oxidask` binary to measure
     #[arg(long)]
     oxidask: PathBuf,
@@ -37,14 +58,6 @@ struct Arguments {
     /// A peer's measurements, a JSON object a line, to print beside ours
     #[arg(long)]
     peer: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Load {
-    /// Tasks a second for several shapes of graphs
-    E2e,
-    /// GiB a second between two workers
-    Transfer,
 }
 
 fn main() -> ExitCode {
@@ -63,13 +76,21 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let measured = runtime.block_on(async {
-        match arguments.load {
-            Load::E2e => loads::measure(&arguments.oxidask, arguments.runs).await,
-            Load::Transfer => transfer::measure(&arguments.oxidask, arguments.runs).await,
+    match &arguments.load {
+        Load::E2e(rate) => {
+            let measured = runtime.block_on(loads::measure(&rate.oxidask, rate.runs))?;
+            print(&Report::new(measured, rate.peer.as_deref())?)
         }
-    })?;
-    let report = Report::new(measured, arguments.peer.as_deref())?;
+        Load::Transfer(rate) => {
+            let measured = runtime.block_on(transfer::measure(&rate.oxidask, rate.runs))?;
+            print(&Report::new(measured, rate.peer.as_deref())?)
+        }
+        Load::Sql(arguments) => runtime.block_on(sql::run(arguments)),
+        Load::Make { kind } => sql::make(*kind),
+    }
+}
+
+fn print(report: &Report) -> Result<(), Failure> {
     let mut output = std::io::stdout().lock();
     writeln!(output, "{}\n\n{}", report.table(), report.json()?)?;
     Ok(())

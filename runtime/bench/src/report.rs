@@ -118,7 +118,7 @@ impl Report {
 }
 
 /// Processor, cores, memory and kernel, as the system names them.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
         let line = text.lines().find(|line| line.starts_with(name));

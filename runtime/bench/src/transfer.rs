@@ -8,7 +8,7 @@ use oxidask_client::{Client, GraphEvent};
 use oxidask_exec::Body;
 
 use crate::Failure;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Shape};
 use crate::report::Measurement;
 
 const BUFFERS: u64 = 16;
@@ -16,7 +16,7 @@ const BUFFER_BYTES: u64 = 64 << 20;
 
 /// Measures on one cluster.
 pub(crate) async fn measure(oxidask: &Path, runs: u32) -> Result<Vec<Measurement>, Failure> {
-    let (_cluster, client) = Cluster::start(oxidask).await?;
+    let (_cluster, client) = Cluster::start(oxidask, Shape::default()).await?;
     let plan = plan()?;
     let mut seconds = Vec::new();
     for run in 0..=runs {

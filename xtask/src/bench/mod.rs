@@ -1,7 +1,10 @@
 //! `cargo xtask bench`: our loads, and the same loads run by peers in the same session.
 //!
-//! The bench program measures; this module builds it, installs peers into throw-away environments
-//! and hands their figures to it, so that one table holds both.
+//! The bench program measures; this module builds it, installs peers into environments of their own
+//! and hands their figures, or the means to ask them, to it, so that one table holds both.
+
+mod python;
+mod tpch;
 
 use std::path::Path;
 use std::process::Command;
@@ -9,8 +12,8 @@ use std::process::Command;
 use crate::process::{binaries_dir, cargo, output, run as run_command};
 use crate::{Failure, say};
 
-/// The peer's packages, as measured against.
-const DASK_PACKAGES: &[&str] = &["dask==2026.8.*", "distributed==2026.8.*"];
+pub(crate) use tpch::run as tpch;
+
 const RUNS_DEFAULT: u32 = 5;
 
 struct Options {
@@ -54,21 +57,7 @@ fn parse(words: &[&str]) -> Result<Options, Failure> {
 }
 
 fn dask_figures(root: &Path, kind: &str, runs: &str) -> Result<String, Failure> {
-    let environment = tempfile::tempdir()?;
-    let python = environment.path().join("bin/python");
-    run_command(
-        Command::new("python3")
-            .args(["-m", "venv"])
-            .arg(environment.path()),
-    )?;
-    let install = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-    ];
-    run_command(Command::new(&python).args(install).args(DASK_PACKAGES))?;
+    let python = python::environment()?;
     say!("running the loads with dask.distributed …");
     let script = root.join("runtime/bench/peers/dask_loads.py");
     output(Command::new(&python).arg(script).args([kind, runs]))
