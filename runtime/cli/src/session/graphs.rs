@@ -129,7 +129,7 @@ impl Graphs {
         (undone, all)
     }
 
-    /// Sends a graph; [`Graphs::next_submitted`] tells how it went.
+    /// Sends a graph; [`Graphs::next`] tells how it went.
     pub(super) fn submit(
         &mut self,
         client: Client,

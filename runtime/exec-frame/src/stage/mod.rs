@@ -2,7 +2,7 @@
 //!
 //! A *stage* is the part of a plan between two exchanges. Its partitions are tasks that share one
 //! body and differ by their part. Owns the cut of a plan ([`cut`]), the bytes of a stage
-//! ([`codec`]), how rows are written to and read from results ([`write`], [`read`]), the
+//! ([`codec`]), how rows are written to and read from results ([`mod@write`], [`read`]), the
 //! operation `stage` ([`task`]), the decision whether a query is worth stages ([`decide`]) and the
 //! graph that the client submits ([`graph`]).
 //!
