@@ -162,6 +162,7 @@ fn core_with(workers: u32) -> Core {
         Event::GraphOpened {
             client: CLIENT,
             name,
+            is_open_ended: false,
         },
         now,
         &mut effects,

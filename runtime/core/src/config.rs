@@ -14,6 +14,16 @@ pub struct CoreConfig {
     pub fetch_limit: u32,
     /// How long the graphs of a client that went away go on without one.
     pub client_grace_micros: u64,
+    /// How long a worker that nobody hears of may come back.
+    pub suspect_grace_micros: u64,
+    /// How long tasks that run on a worker that nobody hears of are waited for; then they run
+    /// elsewhere too, and the first result counts.
+    pub suspect_rerun_micros: u64,
+    /// How long a core that begins from a journal hands out nothing while former workers are missing:
+    /// most of them return soon with what they run, which would otherwise be begun twice. Longer than
+    /// the pause of a worker that looks for its scheduler, and than a Service in Kubernetes needs to
+    /// lead to a new pod.
+    pub reunion_micros: u64,
     /// What one worker is assumed to read from another; weighs moving bytes against waiting.
     pub bandwidth_bytes_per_second: u64,
     /// Work that is queued on each slot of a worker beyond what runs, if durations are known.
@@ -29,6 +39,9 @@ impl Default for CoreConfig {
             crash_limit: 3,
             fetch_limit: 32,
             client_grace_micros: 60_000_000,
+            suspect_grace_micros: 10_000_000,
+            suspect_rerun_micros: 2_000_000,
+            reunion_micros: 6_000_000,
             bandwidth_bytes_per_second: 1_000_000_000,
             prefill_micros: 8_000,
             unknown_duration_micros: 200_000,

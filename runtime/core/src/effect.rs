@@ -69,7 +69,8 @@ pub enum Effect {
         /// The graph.
         graph: GraphId,
     },
-    /// A task of a worker that died is tried again; for one line to the user.
+    /// A task of a worker that died, or has been silent for long, is tried again; for one line to the
+    /// user.
     TaskRescheduled {
         /// Whoever is attached to the graph.
         client: ClientId,
@@ -87,6 +88,36 @@ pub enum Effect {
         worker: WorkerId,
         /// Why.
         error: Arc<Diagnostic>,
+    },
+    /// A suspect is given up: it did not come back in time, or another worker took its name. It is
+    /// no worker any more; no `WorkerLost` need follow.
+    WorkerGivenUp {
+        /// Who.
+        worker: WorkerId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Fetch a copy of a result and keep it; answered by `CopiesAdded` or `CopiesFailed`.
+    Copy {
+        /// Who fetches.
+        worker: WorkerId,
+        /// The result.
+        task: TaskRef,
+        /// Who has it.
+        from: WorkerId,
+    },
+    /// A retiring worker runs nothing, and all it holds is elsewhere too: it may go. Its going is
+    /// then `WorkerLost` with `Retired`.
+    WorkerEmpty {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// A worker cannot retire; it goes on as before.
+    RetireRefused {
+        /// Who.
+        worker: WorkerId,
+        /// Why, in words.
+        reason: String,
     },
     /// Run this attempt. Inputs and holders: `Core::inputs`, `Core::holders`.
     Assign {

@@ -22,6 +22,20 @@ pub struct WorkerInfo {
     pub memory_bytes: u64,
 }
 
+/// All that a worker has, as it says when it comes back. What it had to report about attempts that
+/// have ended was reported before.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inventory {
+    /// Results it holds, with their sizes.
+    pub held: Vec<(TaskRef, u64)>,
+    /// Attempts that run.
+    pub running: Vec<(TaskRef, Attempt)>,
+    /// Those of them that run without their slots and resources.
+    pub seceded: Vec<(TaskRef, Attempt)>,
+    /// Attempts that wait there.
+    pub queued: Vec<(TaskRef, Attempt)>,
+}
+
 /// Why a worker is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkerLoss {
@@ -31,7 +45,8 @@ pub enum WorkerLoss {
     Retired,
 }
 
-/// A report about one attempt. The core ignores it unless the attempt is the current one.
+/// A report about one attempt. The core ignores it unless the attempt is the current one; but a
+/// result that a suspect has counts if no worker is at the task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskReport {
     /// It runs now. Left out when a task starts and ends between two batches.
@@ -60,6 +75,10 @@ pub enum TaskReport {
     },
     /// The answer to a retraction that came in time: the task did not start and is forgotten.
     Retracted,
+    /// It runs on without its slots and resources, which are free for others: it waits for them.
+    Seceded,
+    /// It has its slots and resources again, even if that is more than the worker has.
+    Rejoined,
 }
 
 /// An input of the state machine.
@@ -72,6 +91,10 @@ pub enum Event {
         client: ClientId,
         /// The graph's name space; unique in the cluster.
         name: Arc<str>,
+        /// For a new graph: chunks come as long as the client is there. A result goes, and a pending
+        /// task stops, as soon as it is not wanted and no pending task reads it. A later chunk may
+        /// want or read it all the same: then it is computed, perhaps again.
+        is_open_ended: bool,
     },
     /// The next part of a graph. A chunk that was accepted before is acknowledged again and
     /// otherwise ignored.
@@ -125,6 +148,49 @@ pub enum Event {
         /// Why.
         loss: WorkerLoss,
     },
+    /// Nobody hears of a worker: its stream broke, or it missed beats. It gets no new work; what it
+    /// holds stays readable and counts as held; what runs there is waited for, what is queued there
+    /// goes elsewhere. It returns, or is lost when the grace period is over. What effects order of
+    /// it until it returns must not reach it, not even later.
+    WorkerSuspected {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// A worker is heard again, or has just joined with what it had before: its word on what it
+    /// holds and runs settles every difference. Comes before anything else is sent to it.
+    WorkerReturned {
+        /// Who: the number it had when it was lost of sight, or its new one, just joined.
+        worker: WorkerId,
+        /// All that it has.
+        inventory: Box<Inventory>,
+    },
+    /// A worker has no room for new work, or has room again. What is queued there is asked back.
+    WorkerPaused {
+        /// Who.
+        worker: WorkerId,
+        /// Whether it has no room.
+        is_paused: bool,
+    },
+    /// These workers are to go. Answered for each by `WorkerEmpty` or by `RetireRefused`, at any
+    /// time until then.
+    WorkersRetiring {
+        /// Who.
+        workers: Vec<WorkerId>,
+        /// Time from now after which tasks that still run there are stopped and run elsewhere.
+        deadline_micros: u64,
+    },
+    /// These workers are to stay after all.
+    RetirementCancelled {
+        /// Who.
+        workers: Vec<WorkerId>,
+    },
+    /// A worker could not fetch these results, which it was asked to by `Copy`.
+    CopiesFailed {
+        /// Who should have fetched them.
+        worker: WorkerId,
+        /// The results.
+        tasks: Vec<TaskRef>,
+    },
     /// A worker reports about attempts, in the order in which things happened there.
     TaskReported {
         /// Who.
@@ -145,6 +211,14 @@ pub enum Event {
         worker: WorkerId,
         /// The results.
         tasks: Vec<TaskRef>,
+    },
+    /// Whatever the core does, nothing can make this result any more: a task that has not ended
+    /// fails. Nothing happens to any other.
+    TaskHopeless {
+        /// The task.
+        task: TaskRef,
+        /// Why.
+        error: Arc<Diagnostic>,
     },
     /// Time has passed; deadlines are looked at. Comes about ten times a second.
     Tick,

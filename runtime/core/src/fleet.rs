@@ -1,11 +1,15 @@
 //! The workers that are connected, and what was handed to each.
 //!
 //! Invariants: load, occupancy and the amounts of resources in use are the sums over the entries of
-//! a worker; `held_bytes` and `held_count` those over the results that name it as a holder.
-//! Never looks into a graph.
+//! a worker that have their slots; `held_bytes` and `held_count` those over the results that name it as a holder;
+//! `is_open`, `suspects` and `retiring` follow from the standing of the workers, which only
+//! [`Fleet::restand`] changes. Never looks into a graph.
 
+use crate::digest::{AttemptState, Digest};
+use crate::drain::{Copies, Retirement};
 use crate::event::WorkerInfo;
-use crate::ids::{IdMap, TaskRef, WorkerId};
+use crate::ids::{IdMap, TaskRef, Timestamp, WorkerId};
+use crate::pools::Pools;
 
 /// Slots that a worker can have; more are not used.
 pub(crate) const WORKER_SLOTS_MAX: u32 = 65_536;
@@ -13,6 +17,17 @@ pub(crate) const WORKER_SLOTS_MAX: u32 = 65_536;
 pub(crate) const QUEUE_DEPTH_MAX: u64 = 1_024;
 /// Entries of `held_log` beyond twice the results held, before it is cleaned.
 const HELD_LOG_SLACK: usize = 1_024;
+
+/// Whether a task on a worker has its slots and resources there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    Taken,
+    /// They are free for others while it runs.
+    Given,
+    /// It has them again, or brought them along, though others may have got them: so the sum may be
+    /// more than there is.
+    TakenBack,
+}
 
 /// A task on a worker.
 #[derive(Debug, Clone, Copy)]
@@ -23,11 +38,21 @@ pub(crate) struct Entry {
     /// Slots it takes there.
     pub(crate) slots: u32,
     pub(crate) is_started: bool,
+    pub(crate) hold: Hold,
     /// How many tasks of its graph had finished when it was handed over.
     pub(crate) finishes_before: u64,
 }
 
 impl Entry {
+    /// What its worker does with it, as far as is known.
+    pub(crate) fn state(&self) -> AttemptState {
+        match (self.is_started, self.hold) {
+            (false, _) => AttemptState::Queued,
+            (true, Hold::Given) => AttemptState::Seceded,
+            (true, _) => AttemptState::Running,
+        }
+    }
+
     /// Its part in the occupancy of the worker.
     fn occupancy(&self) -> u64 {
         u64::from(self.expected_micros) * u64::from(self.slots)
@@ -44,6 +69,10 @@ pub(crate) struct Offer {
 
 /// One worker.
 #[derive(Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own, and any of them may hold with any other"
+)]
 pub(crate) struct Worker {
     pub(crate) id: WorkerId,
     pub(crate) name: String,
@@ -61,8 +90,24 @@ pub(crate) struct Worker {
     pub(crate) started: u32,
     pub(crate) held_bytes: u64,
     pub(crate) held_count: usize,
+    /// Of the results it holds.
+    pub(crate) held_digest: Digest,
     /// Every result it holds, and some that it held.
     pub(crate) held_log: Vec<TaskRef>,
+    /// Tasks that ran there when it was lost of sight and that run elsewhere now.
+    pub(crate) rerun: Vec<TaskRef>,
+    /// New work may go there: it is not suspect, not retiring, not paused.
+    pub(crate) is_open: bool,
+    /// It said that it has no room.
+    pub(crate) is_paused: bool,
+    /// Since when nobody hears of it.
+    pub(crate) suspect_since: Option<Timestamp>,
+    /// It is asked to go.
+    pub(crate) retirement: Option<Box<Retirement>>,
+    /// Since when it has nothing to do, as far as ticks can tell.
+    pub(crate) idle_since: Option<Timestamp>,
+    /// It had something to do since the last tick.
+    pub(crate) was_busy: bool,
     /// In the fleet's list of changes.
     is_changed: bool,
 }
@@ -93,9 +138,32 @@ impl Worker {
             started: 0,
             held_bytes: 0,
             held_count: 0,
+            held_digest: Digest::default(),
             held_log: Vec::new(),
+            rerun: Vec::new(),
+            is_open: true,
+            is_paused: false,
+            suspect_since: None,
+            retirement: None,
+            idle_since: None,
+            was_busy: false,
             is_changed: false,
         }
+    }
+
+    /// Whether nobody hears of it, though it may come back.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect_since.is_some()
+    }
+
+    /// Whether it is asked to go.
+    pub(crate) fn is_retiring(&self) -> bool {
+        self.retirement.is_some()
+    }
+
+    /// Whether results that it holds are safe there for now.
+    pub(crate) fn is_safe(&self) -> bool {
+        self.suspect_since.is_none() && self.retirement.is_none()
     }
 
     /// Number of tasks handed to it.
@@ -139,7 +207,7 @@ impl Worker {
             *amount == 0
                 || self
                     .offer(name)
-                    .is_some_and(|offer| offer.total - offer.used >= *amount)
+                    .is_some_and(|offer| offer.total.saturating_sub(offer.used) >= *amount)
         })
     }
 
@@ -171,6 +239,7 @@ impl Worker {
     pub(crate) fn add(&mut self, entry: Entry) -> u32 {
         self.load += u64::from(entry.slots);
         self.occupancy += entry.occupancy();
+        self.was_busy = true;
         if let Some(position) = self.free_entries.pop() {
             self.entries[position as usize] = Some(entry);
             return position;
@@ -184,18 +253,43 @@ impl Worker {
         self.entries.get(position as usize)?.as_ref()
     }
 
-    /// Removes the task at a position.
-    pub(crate) fn remove(&mut self, position: u32) {
-        if let Some(entry) = self
-            .entries
-            .get_mut(position as usize)
-            .and_then(Option::take)
-        {
-            self.free_entries.push(position);
+    /// Removes the task at a position; whether it had its slots and resources.
+    pub(crate) fn remove(&mut self, position: u32) -> bool {
+        let entry = self.entries.get_mut(position as usize);
+        let Some(entry) = entry.and_then(Option::take) else {
+            return false;
+        };
+        self.free_entries.push(position);
+        self.started -= u32::from(entry.is_started);
+        let has_slots = entry.hold != Hold::Given;
+        if has_slots {
             self.load -= u64::from(entry.slots);
             self.occupancy -= entry.occupancy();
-            self.started -= u32::from(entry.is_started);
         }
+        has_slots
+    }
+
+    /// The task at a position gives its slots to others, or takes them again; whether that changes
+    /// anything.
+    pub(crate) fn give_slots(&mut self, position: u32, is_given: bool) -> bool {
+        let entry = self.entries.get_mut(position as usize);
+        let Some(Some(entry)) = entry else {
+            return false;
+        };
+        if (entry.hold == Hold::Given) == is_given {
+            return false;
+        }
+        let (slots, occupancy) = (u64::from(entry.slots), entry.occupancy());
+        if is_given {
+            entry.hold = Hold::Given;
+            self.load -= slots;
+            self.occupancy -= occupancy;
+        } else {
+            entry.hold = Hold::TakenBack;
+            self.load += slots;
+            self.occupancy += occupancy;
+        }
+        true
     }
 
     /// The task at a position runs now.
@@ -212,11 +306,16 @@ impl Worker {
     pub(crate) fn hold(&mut self, task: TaskRef, bytes: u64) {
         self.held_bytes = self.held_bytes.saturating_add(bytes);
         self.held_count += 1;
+        self.held_digest.add_held(task);
         self.held_log.push(task);
+        if let Some(retirement) = &mut self.retirement {
+            retirement.pending.push(task);
+        }
     }
 
     /// It holds one result less.
-    pub(crate) fn unhold(&mut self, bytes: u64) {
+    pub(crate) fn unhold(&mut self, task: TaskRef, bytes: u64) {
+        self.held_digest.remove_held(task);
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
         self.held_count = self.held_count.saturating_sub(1);
     }
@@ -237,12 +336,23 @@ pub(crate) struct Fleet {
     changed: Vec<u32>,
     /// Retractions that were not answered yet.
     pub(crate) retracting: usize,
+    /// Workers that are suspect.
+    pub(crate) suspects: usize,
+    /// Workers that are retiring.
+    pub(crate) retiring: usize,
+    /// Copies that were asked for and are on their way.
+    pub(crate) copies: Copies,
+    /// The worker groups, present and remembered.
+    pub(crate) pools: Pools,
+    /// Results that had to be made again: workers no longer had them.
+    pub(crate) recomputed: u64,
 }
 
 impl Fleet {
     /// Adds a worker; returns its place.
     pub(crate) fn add(&mut self, id: WorkerId, info: WorkerInfo) -> u32 {
         let worker = Worker::new(id, info);
+        self.pools.worker_joined(&worker);
         let place = if let Some(place) = self.free.pop() {
             self.places[place as usize] = Some(worker);
             place
@@ -261,7 +371,32 @@ impl Fleet {
         self.free.push(place);
         self.changed.push(place);
         let worker = self.places.get_mut(place as usize)?.take()?;
+        self.suspects -= usize::from(worker.is_suspect());
+        self.retiring -= usize::from(worker.is_retiring());
         Some((place, worker))
+    }
+
+    /// Changes the standing of a worker: suspect, retiring, paused.
+    pub(crate) fn restand(&mut self, place: u32, change: impl FnOnce(&mut Worker)) {
+        let Some(worker) = self.at_mut(place) else {
+            return;
+        };
+        let before = (worker.is_suspect(), worker.is_retiring());
+        change(worker);
+        worker.is_open = worker.is_safe() && !worker.is_paused;
+        let after = (worker.is_suspect(), worker.is_retiring());
+        self.suspects = self.suspects + usize::from(after.0) - usize::from(before.0);
+        self.retiring = self.retiring + usize::from(after.1) - usize::from(before.1);
+    }
+
+    /// Whether a result with this holder would be there if the holder were gone soon.
+    pub(crate) fn is_safe(&self, holder: WorkerId) -> bool {
+        self.get(holder).is_some_and(Worker::is_safe)
+    }
+
+    /// Whether a holder can be heard.
+    pub(crate) fn is_heard(&self, holder: WorkerId) -> bool {
+        self.get(holder).is_some_and(|worker| !worker.is_suspect())
     }
 
     /// Where a worker is.
@@ -289,6 +424,10 @@ impl Fleet {
             worker.is_changed = false;
         }
         Some(place)
+    }
+
+    pub(crate) fn get(&self, id: WorkerId) -> Option<&Worker> {
+        self.at(self.place_of(id)?)
     }
 
     pub(crate) fn get_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {

@@ -1,15 +1,20 @@
 //! The tables of one graph: a column for each property of its tasks, one entry a task.
 //!
-//! About 70 bytes a task besides its key, and 12 bytes an edge; all of it goes at once when the
-//! graph is closed. Edges are kept twice: as a flat list of each task's inputs, and as linked
-//! lists of each task's consumers, because later chunks may consume earlier tasks.
+//! About 45 bytes a task besides its key, 20 more where there are edges, and 12 bytes an edge; all of
+//! it goes at once when the graph is closed. Edges are kept twice: as a flat list of each task's
+//! inputs, and as linked lists of each task's consumers, because later chunks may consume earlier
+//! tasks.
 //! Never decides anything: the rules are in `scope`, `react` and `place`.
 
 use std::sync::Arc;
 
 use oxidask_diagnostic::Diagnostic;
 
-use crate::ids::{ClientId, GraphId, IdMap, TaskIndex, TaskRef, Timestamp, WorkerId};
+use crate::column::{Column, grow};
+use crate::group::Group;
+use crate::ids::{
+    Attempt, ClientId, GraphId, IdMap, IdSet, TaskIndex, TaskRef, Timestamp, WorkerId,
+};
 use crate::transitions::TaskState;
 
 /// No entry, in columns of positions.
@@ -18,59 +23,9 @@ pub(crate) const NONE: u32 = u32::MAX;
 const HOLDERS_INLINE: usize = 2;
 /// In `holder_count`: the holders are in `holders_spilled`.
 const SPILLED: u8 = u8::MAX;
-/// Longest run time that the statistics know: 71 minutes.
-const DURATION_MICROS_MAX: u64 = u32::MAX as u64;
-
-/// Tasks with the same key prefix: counted, timed and shown together.
-#[derive(Debug)]
-pub(crate) struct Group {
-    pub(crate) name: Arc<str>,
-    /// Tasks by state.
-    pub(crate) counts: [u32; TaskState::COUNT],
-    /// Bytes of results that are held, each counted once.
-    pub(crate) bytes: u64,
-    /// Rows of all results so far, also those that were released. A result that was computed again
-    /// counts again.
-    pub(crate) rows: u64,
-    /// Bytes of all results so far, likewise.
-    pub(crate) made_bytes: u64,
-    /// Moving average of run times, times 16.
-    duration_x16: Option<u64>,
-}
-
-impl Group {
-    pub(crate) fn new(name: Arc<str>) -> Self {
-        Self {
-            name,
-            counts: [0; TaskState::COUNT],
-            bytes: 0,
-            rows: 0,
-            made_bytes: 0,
-            duration_x16: None,
-        }
-    }
-
-    /// Counts what a task has made.
-    pub(crate) fn made(&mut self, bytes: u64, rows: u64) {
-        self.rows = self.rows.saturating_add(rows);
-        self.made_bytes = self.made_bytes.saturating_add(bytes);
-    }
-
-    /// Takes the run time of a task into the average with a weight of one eighth.
-    pub(crate) fn observe(&mut self, duration_micros: u64) {
-        let sample = duration_micros.min(DURATION_MICROS_MAX);
-        self.duration_x16 = Some(match self.duration_x16 {
-            None => sample * 16,
-            Some(average) => average - average / 8 + sample * 2,
-        });
-    }
-
-    /// Expected run time of a task, if one has finished; at least 1.
-    pub(crate) fn expected_micros(&self) -> Option<u32> {
-        let micros = self.duration_x16? / 16;
-        Some(u32::try_from(micros).unwrap_or(u32::MAX).max(1))
-    }
-}
+/// Consecutive tasks without inputs that take their turn together: few enough that the results of
+/// large graphs do not pile up, enough that slots do not run dry at the end of small ones.
+const TURN_TASKS: u32 = 32;
 
 /// A result that was reported as lost.
 #[derive(Debug, Clone, Copy, Default)]
@@ -91,6 +46,10 @@ pub(crate) struct Failure {
 
 /// One graph.
 #[derive(Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own, and most may hold with any other"
+)]
 pub(crate) struct Graph {
     pub(crate) id: GraphId,
     pub(crate) name: Arc<str>,
@@ -101,6 +60,10 @@ pub(crate) struct Graph {
     pub(crate) bodies: u64,
     /// No task will follow: the last chunk was seen, or the graph was cancelled or refused.
     pub(crate) is_sealed: bool,
+    /// What nobody needs goes at once, whatever may follow: see `needs`.
+    pub(crate) is_open_ended: bool,
+    /// Tasks of an open-ended graph that perhaps nobody needs any more; empty between events.
+    pub(crate) doubtful: Vec<u32>,
     /// Why the graph was cancelled or refused: position in `failures`.
     pub(crate) ended: Option<u32>,
     /// `ended` because of a chunk that was refused.
@@ -109,6 +72,13 @@ pub(crate) struct Graph {
     /// Wanted tasks that are pending.
     pub(crate) wanted_pending: u32,
     pub(crate) groups: Vec<Group>,
+    /// Tasks by state, for groups and requirements other than the default one: see `special_key`.
+    pub(crate) special: IdMap<u32, [u32; TaskState::COUNT]>,
+    /// Finished results whose holders are all suspect: their consumers wait.
+    pub(crate) stranded: IdSet<u32>,
+    /// Attempts that placed tasks are at, where it is not the one that was handed out last: of an
+    /// earlier epoch, or one that came back while another was under way.
+    pub(crate) foreign: IdMap<u32, Attempt>,
     /// The class of each requirement.
     pub(crate) classes: Vec<u32>,
     pub(crate) failures: Vec<Failure>,
@@ -117,7 +87,7 @@ pub(crate) struct Graph {
     pub(crate) state: Vec<TaskState>,
     pub(crate) is_wanted: Vec<bool>,
     /// Input edges whose task is not finished; counts only while the task is waiting, else 0.
-    pub(crate) unfinished: Vec<u32>,
+    pub(crate) unfinished: Column<u32>,
     pub(crate) attempt: Vec<u32>,
     /// While placed: the worker. When failed: position in `failures`.
     pub(crate) worker_or_failure: Vec<u32>,
@@ -125,17 +95,20 @@ pub(crate) struct Graph {
     pub(crate) entry: Vec<u32>,
     pub(crate) body: Vec<u32>,
     pub(crate) group: Vec<u16>,
-    pub(crate) requirement: Vec<u16>,
-    pub(crate) priority: Vec<i32>,
-    pub(crate) retries: Vec<u32>,
+    pub(crate) requirement: Column<u16>,
+    pub(crate) priority: Column<i32>,
+    /// The latest task without inputs that each task needs, over [`TURN_TASKS`], so that what has
+    /// begun is finished before much more is begun; empty while no task has inputs.
+    turn: Vec<u32>,
+    pub(crate) retries: Column<u32>,
     /// Workers that died while they ran the task.
-    pub(crate) crashes: Vec<u8>,
+    pub(crate) crashes: Column<u8>,
     /// Attempts whose inputs could not be fetched.
-    pub(crate) fetch_failures: Vec<u8>,
+    pub(crate) fetch_failures: Column<u8>,
     pub(crate) bytes: Vec<u64>,
     /// Edges to consumers that are pending.
-    pub(crate) consumers_left: Vec<u32>,
-    consumers_head: Vec<u32>,
+    pub(crate) consumers_left: Column<u32>,
+    consumers_head: Column<u32>,
     holder_count: Vec<u8>,
     holders_inline: Vec<[WorkerId; HOLDERS_INLINE]>,
     holders_spilled: IdMap<u32, Vec<WorkerId>>,
@@ -145,6 +118,7 @@ pub(crate) struct Graph {
     pub(crate) finishes: u64,
     keys: String,
     key_ends: Vec<u32>,
+    /// Beyond its end: the number of edges.
     input_ends: Vec<u32>,
 
     // Columns, one entry an edge.
@@ -175,29 +149,35 @@ impl Graph {
             next_chunk: 0,
             bodies: 0,
             is_sealed: false,
+            is_open_ended: false,
+            doubtful: Vec::new(),
             ended: None,
             is_refused: false,
             is_done_told: false,
             wanted_pending: 0,
             groups: Vec::new(),
+            special: IdMap::default(),
+            stranded: IdSet::default(),
+            foreign: IdMap::default(),
             classes: vec![default_class],
             failures: Vec::new(),
             state: Vec::new(),
             is_wanted: Vec::new(),
-            unfinished: Vec::new(),
+            unfinished: Column::new(0),
             attempt: Vec::new(),
             worker_or_failure: Vec::new(),
             entry: Vec::new(),
             body: Vec::new(),
             group: Vec::new(),
-            requirement: Vec::new(),
-            priority: Vec::new(),
-            retries: Vec::new(),
-            crashes: Vec::new(),
-            fetch_failures: Vec::new(),
+            requirement: Column::new(0),
+            priority: Column::new(0),
+            turn: Vec::new(),
+            retries: Column::new(0),
+            crashes: Column::new(0),
+            fetch_failures: Column::new(0),
             bytes: Vec::new(),
-            consumers_left: Vec::new(),
-            consumers_head: Vec::new(),
+            consumers_left: Column::new(0),
+            consumers_head: Column::new(NONE),
             holder_count: Vec::new(),
             holders_inline: Vec::new(),
             holders_spilled: IdMap::default(),
@@ -227,34 +207,25 @@ impl Graph {
         self.keys.len()
     }
 
-    /// Makes room, by half of what is there at least, so that columns are copied rarely and waste
-    /// little.
+    /// Makes room.
     pub(crate) fn reserve(&mut self, tasks: usize, edges: usize, key_bytes: usize) {
-        fn grow<T>(column: &mut Vec<T>, more: usize) {
-            if column.capacity() - column.len() < more {
-                column.reserve_exact(more.max(column.len() / 2));
-            }
-        }
         grow(&mut self.state, tasks);
         grow(&mut self.is_wanted, tasks);
-        grow(&mut self.unfinished, tasks);
         grow(&mut self.attempt, tasks);
         grow(&mut self.worker_or_failure, tasks);
         grow(&mut self.entry, tasks);
         grow(&mut self.body, tasks);
         grow(&mut self.group, tasks);
-        grow(&mut self.requirement, tasks);
-        grow(&mut self.priority, tasks);
-        grow(&mut self.retries, tasks);
-        grow(&mut self.crashes, tasks);
-        grow(&mut self.fetch_failures, tasks);
+        if edges > 0 || !self.turn.is_empty() {
+            grow(&mut self.turn, tasks);
+        }
         grow(&mut self.bytes, tasks);
-        grow(&mut self.consumers_left, tasks);
-        grow(&mut self.consumers_head, tasks);
         grow(&mut self.holder_count, tasks);
         grow(&mut self.holders_inline, tasks);
         grow(&mut self.key_ends, tasks);
-        grow(&mut self.input_ends, tasks);
+        if edges > 0 || !self.input_ends.is_empty() {
+            grow(&mut self.input_ends, tasks);
+        }
         grow(&mut self.inputs, edges);
         grow(&mut self.edge_consumer, edges);
         grow(&mut self.edge_next, edges);
@@ -269,27 +240,35 @@ impl Graph {
         let index = self.len();
         self.state.push(TaskState::Waiting);
         self.groups[task.group as usize].counts[TaskState::Waiting.number()] += 1;
+        if task.requirement != 0 {
+            let key = special_key(task.group, task.requirement);
+            self.special.entry(key).or_default()[TaskState::Waiting.number()] += 1;
+        }
         self.is_wanted.push(false);
         self.attempt.push(0);
         self.worker_or_failure.push(NONE);
         self.entry.push(NONE);
         self.body.push(task.body);
         self.group.push(task.group);
-        self.requirement.push(task.requirement);
-        self.priority.push(task.priority);
-        self.retries.push(task.retries);
-        self.crashes.push(0);
-        self.fetch_failures.push(0);
+        self.requirement.set(index as usize, task.requirement);
+        self.priority.set(index as usize, task.priority);
+        self.retries.set(index as usize, task.retries);
         self.bytes.push(0);
-        self.consumers_left.push(0);
-        self.consumers_head.push(NONE);
         self.holder_count.push(0);
         self.holders_inline.push([WorkerId(NONE); HOLDERS_INLINE]);
         self.keys.push_str(task.key);
         self.key_ends.push(position(self.keys.len()));
-        self.unfinished.push(0);
+        let has_turns = !self.turn.is_empty() || !task.inputs.is_empty();
+        if has_turns {
+            let known = position(self.turn.len());
+            self.turn
+                .extend((known..index).map(|task| task / TURN_TASKS));
+        }
+        let edges_before = position(self.inputs.len());
+        let mut latest = None;
         for input in task.inputs {
             let at = input.0 as usize;
+            latest = latest.max(Some(self.turn[at]));
             let edge = position(self.inputs.len());
             self.inputs.push(*input);
             self.edge_consumer.push(index);
@@ -297,7 +276,13 @@ impl Graph {
             self.consumers_head[at] = edge;
             self.consumers_left[at] += 1;
         }
-        self.input_ends.push(position(self.inputs.len()));
+        if has_turns {
+            self.turn.push(latest.unwrap_or(index / TURN_TASKS));
+        }
+        if !task.inputs.is_empty() {
+            self.input_ends.resize(index as usize, edges_before);
+            self.input_ends.push(position(self.inputs.len()));
+        }
         index
     }
 
@@ -327,13 +312,13 @@ impl Graph {
 
     /// Positions of the task's inputs among the edges.
     pub(crate) fn input_edges(&self, task: u32) -> std::ops::Range<usize> {
-        let at = task as usize;
-        let start = if at == 0 {
-            0
-        } else {
-            self.input_ends[at - 1] as usize
+        let end = |at: usize| {
+            let end = self.input_ends.get(at);
+            end.map_or(self.inputs.len(), |end| *end as usize)
         };
-        start..self.input_ends[at] as usize
+        let at = task as usize;
+        let start = if at == 0 { 0 } else { end(at - 1) };
+        start..end(at)
     }
 
     /// The task's inputs in order, with repetitions.
@@ -359,6 +344,12 @@ impl Graph {
         )
     }
 
+    /// When it is the task's turn among those of the same priority; of equals the first to arrive.
+    pub(crate) fn turn(&self, task: u32) -> u32 {
+        let turn = self.turn.get(task as usize).copied();
+        turn.unwrap_or(task / TURN_TASKS)
+    }
+
     /// The group of the task.
     pub(crate) fn group_of(&self, task: u32) -> &Group {
         &self.groups[self.group[task as usize] as usize]
@@ -372,6 +363,16 @@ impl Graph {
     /// The class of the task's requirement.
     pub(crate) fn class_of(&self, task: u32) -> u32 {
         self.classes[self.requirement[task as usize] as usize]
+    }
+
+    /// Whether the result is finished but all who hold it are suspect.
+    pub(crate) fn is_stranded(&self, task: u32) -> bool {
+        !self.stranded.is_empty() && self.stranded.contains(&task)
+    }
+
+    /// Whether the result can be read now.
+    pub(crate) fn is_available(&self, task: u32) -> bool {
+        self.state[task as usize] == TaskState::Finished && !self.is_stranded(task)
     }
 
     /// Tasks in a state, over all groups.
@@ -489,6 +490,11 @@ impl Graph {
     }
 }
 
+/// A group and a requirement as the key of `Graph::special`.
+pub(crate) fn special_key(group: u16, requirement: u16) -> u32 {
+    u32::from(group) << 16 | u32::from(requirement)
+}
+
 /// A length as a position; the graph's limits keep it below [`NONE`].
 fn position(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(NONE)
@@ -533,14 +539,15 @@ mod tests {
     fn average_duration_follows_and_is_never_zero() {
         let mut group = Group::new("t".into());
         assert_eq!(group.expected_micros(), None);
-        group.observe(0);
+        group.observe(0, 3);
+        assert_eq!(group.expected_bytes(), 3);
         assert_eq!(group.expected_micros(), Some(1));
         for _ in 0..100 {
-            group.observe(1_000);
+            group.observe(1_000, 0);
         }
         assert!((950..=1_000).contains(&group.expected_micros().unwrap()));
         for _ in 0..1_000 {
-            group.observe(u64::MAX);
+            group.observe(u64::MAX, u64::MAX);
         }
         assert!(group.expected_micros().unwrap() > u32::MAX / 2);
     }

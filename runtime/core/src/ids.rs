@@ -1,6 +1,6 @@
 //! Identifiers: small dense numbers inside, names only at the edges.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -78,6 +78,9 @@ impl Timestamp {
 
 /// A map by small ids. The hash is fixed, so the same events always give the same effects.
 pub(crate) type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
+
+/// A set of small ids.
+pub(crate) type IdSet<K> = HashSet<K, BuildHasherDefault<IdHasher>>;
 
 /// Spreads small dense numbers; ids are chosen by us, never by a peer.
 #[derive(Debug, Default)]

@@ -29,7 +29,9 @@ impl Scope<'_> {
             // What was made again since is another result, which its holder may well have. The
             // holder of a lost one may have it but not answer: it must not keep it uncounted.
             let is_dropped = !is_outdated && self.lose_reported(input.0, holder);
-            let is_gone = self.state(input.0) != TaskState::Finished;
+            // Somebody who is not heard may come back with it: the task waits for that.
+            let is_gone =
+                self.state(input.0) != TaskState::Finished || self.graph.is_stranded(input.0);
             let is_hopeless = self.graph.loss_count(input.0) > self.config.fetch_limit;
             is_news |= (is_outdated || is_dropped || is_gone) && !is_hopeless;
         }
@@ -40,8 +42,12 @@ impl Scope<'_> {
         }
     }
 
-    /// Somebody could not read a result from a worker that is there; false if it did not hold it.
+    /// Somebody could not read a result from a worker that is there; false if it did not hold it,
+    /// or if all who hold it are suspect: one of them may still come back with it.
     pub(crate) fn lose_reported(&mut self, task: u32, holder: WorkerId) -> bool {
+        if self.graph.is_stranded(task) {
+            return false;
+        }
         let is_dropped = self.lose(task, holder);
         if is_dropped {
             self.graph.note_loss(task);

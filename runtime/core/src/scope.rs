@@ -6,18 +6,21 @@
 //!
 //! Invariants between events: a waiting task counts its unfinished inputs and none of them is
 //! released or failed; a ready task has all inputs in memory; a finished task has a holder, and is
-//! wanted, or has pending consumers, or its graph is not sealed.
+//! needed (see `needs`). A finished result that only suspects hold (see `strand`) counts as
+//! unfinished for those who wait.
 
 use std::sync::Arc;
 
-use oxidask_diagnostic::{Code, Diagnostic};
+use oxidask_diagnostic::Diagnostic;
 
 use crate::config::CoreConfig;
 use crate::effect::Effect;
-use crate::fleet::{Entry, Fleet};
+use crate::fleet::{Entry, Fleet, Hold};
 use crate::graph::{Failure, Graph, NONE};
 use crate::ids::{Attempt, WorkerId};
+use crate::notes::Notes;
 use crate::place::Classes;
+use crate::restore::Restored;
 use crate::transitions::TaskState;
 
 /// One graph, and what its tasks touch.
@@ -26,6 +29,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) fleet: &'a mut Fleet,
     pub(crate) classes: &'a mut Classes,
     pub(crate) config: &'a CoreConfig,
+    pub(crate) notes: &'a mut Notes,
     pub(crate) effects: &'a mut Vec<Effect>,
 }
 
@@ -58,9 +62,9 @@ impl Scope<'_> {
         };
         if is_ready {
             class.ready += 1;
-            class
-                .queue
-                .push(self.graph.priority[task as usize], self.graph.id, task);
+            let priority = self.graph.priority[task as usize];
+            let turn = self.graph.turn(task);
+            class.queue.push(priority, self.graph.id, (turn, task));
         } else {
             class.ready -= 1;
         }
@@ -70,37 +74,45 @@ impl Scope<'_> {
 
     /// Hands a ready task to a worker.
     pub(crate) fn assign(&mut self, task: u32, place: u32) {
-        let at = task as usize;
-        let class = self.classes.get(self.graph.class_of(task));
-        let (Some(class), Some(worker)) = (class, self.fleet.at_mut(place)) else {
+        let Some(worker) = self.attach(task, place) else {
             return;
         };
+        let at = task as usize;
+        self.graph.attempt[at] = self.graph.attempt[at].wrapping_add(1);
+        self.transition(task, TaskState::Assigned);
+        self.effects.push(Effect::Assign {
+            worker,
+            task: self.graph.task_ref(task),
+            attempt: self.current_attempt(task),
+        });
+    }
+
+    /// Enters a task into a worker's table; a state change must follow.
+    pub(crate) fn attach(&mut self, task: u32, place: u32) -> Option<WorkerId> {
+        let at = task as usize;
+        let class = self.classes.get(self.graph.class_of(task))?;
+        let worker = self.fleet.at_mut(place)?;
         let entry = Entry {
             task: self.graph.task_ref(task),
             expected_micros: expected_micros(self.graph, self.config, task),
             slots: worker.slots_taken(class.requirement.slots),
             is_started: false,
+            hold: if worker.has_free(&class.requirement.resources) {
+                Hold::Taken
+            } else {
+                Hold::TakenBack
+            },
             finishes_before: self.graph.finishes,
         };
         worker.use_resources(&class.requirement.resources, true);
         self.graph.entry[at] = worker.add(entry);
         self.graph.worker_or_failure[at] = worker.id.0;
-        self.graph.attempt[at] = self.graph.attempt[at].wrapping_add(1);
-        let worker = worker.id;
-        self.transition(task, TaskState::Assigned);
-        self.effects.push(Effect::Assign {
-            worker,
-            task: entry.task,
-            attempt: self.current_attempt(task),
-        });
+        Some(worker.id)
     }
 
     /// The attempt that the task is at.
     pub(crate) fn current_attempt(&self, task: u32) -> Attempt {
-        Attempt {
-            epoch: self.config.epoch,
-            number: self.graph.attempt[task as usize],
-        }
+        self.graph.current_attempt(task, self.config.epoch)
     }
 
     /// Whether a report of this worker is about the attempt that the task is at.
@@ -126,16 +138,18 @@ impl Scope<'_> {
     }
 
     /// Takes a placed task off its worker's table; a state change must follow.
-    fn detach(&mut self, task: u32) {
+    pub(crate) fn detach(&mut self, task: u32) {
         let at = task as usize;
         let worker = WorkerId(self.graph.worker_or_failure[at]);
         let class = self.classes.get(self.graph.class_of(task));
-        if let (Some(class), Some(worker)) = (class, self.fleet.get_mut(worker)) {
-            worker.remove(self.graph.entry[at]);
+        if let (Some(class), Some(worker)) = (class, self.fleet.get_mut(worker))
+            && worker.remove(self.graph.entry[at])
+        {
             worker.use_resources(&class.requirement.resources, false);
         }
         self.graph.worker_or_failure[at] = NONE;
         self.graph.entry[at] = NONE;
+        self.graph.clear_attempt(task);
     }
 
     /// Takes a placed task off its worker and lets it run again.
@@ -156,14 +170,14 @@ impl Scope<'_> {
         let mut failed = None;
         for input in self.graph.inputs(task) {
             match self.graph.state[input.0 as usize] {
-                TaskState::Finished => continue,
+                TaskState::Finished if !self.graph.is_stranded(input.0) => continue,
                 TaskState::Released => released.push(input.0),
                 TaskState::Failed => failed = failed.or(Some(input.0)),
                 _ => {}
             }
             unfinished += 1;
         }
-        self.graph.unfinished[task as usize] = unfinished;
+        self.graph.unfinished.set(task as usize, unfinished);
         let failed = failed.map(|failed| self.graph.worker_or_failure[failed as usize]);
         if let Some(number) = self.graph.ended.or(failed) {
             self.fail_with(task, number);
@@ -175,8 +189,13 @@ impl Scope<'_> {
     /// Lets the released tasks run again, and their released inputs, and so on.
     pub(crate) fn recompute(&mut self, mut released: Vec<u32>) {
         while let Some(task) = released.pop() {
-            if matches!(self.state(task), TaskState::Released | TaskState::Finished) {
+            // Who asked for a released result may have failed since, by another of its inputs.
+            let at = task as usize;
+            let is_needed = self.graph.consumers_left[at] > 0 || self.graph.is_wanted[at];
+            let state = self.state(task);
+            if state == TaskState::Finished || (state == TaskState::Released && is_needed) {
                 self.transition(task, TaskState::Waiting);
+                self.fleet.recomputed += u64::from(self.graph.attempt[at] > 0);
                 for edge in self.graph.input_edges(task) {
                     let input = self.graph.input(edge);
                     self.graph.consumers_left[input as usize] += 1;
@@ -189,22 +208,53 @@ impl Scope<'_> {
     // ---- results ----
 
     /// A placed task is done: its worker holds the result.
-    pub(crate) fn finish(&mut self, task: u32, place: u32, bytes: u64, duration_micros: u64) {
-        let at = task as usize;
+    pub(crate) fn finish(&mut self, task: u32, place: u32, made: Made) {
+        let Made {
+            bytes,
+            rows,
+            duration_micros,
+        } = made;
         self.detach(task);
         self.graph.note_finish(task);
+        self.graph
+            .group_of_mut(task)
+            .observe(duration_micros, bytes);
+        self.keep_result(task, place, bytes, rows);
+    }
+
+    /// A pending task that is on no worker has a result there.
+    pub(crate) fn keep_result(&mut self, task: u32, place: u32, bytes: u64, rows: u64) {
+        let at = task as usize;
+        if let Some(worker) = self.fleet.at(place) {
+            let task = self.graph.task_ref(task);
+            self.notes.finished(worker.id, task, bytes, rows);
+        }
         let group = self.graph.group_of_mut(task);
-        group.observe(duration_micros);
+        group.made(bytes, rows);
         group.bytes = group.bytes.saturating_add(bytes);
         self.graph.bytes[at] = bytes;
+        self.graph.unfinished.set(at, 0);
         self.transition(task, TaskState::Finished);
         self.add_holder(task, place);
         self.settle_inputs(task);
-        self.wake_consumers(task);
+        if self.is_with_suspects_only(task) {
+            self.graph.stranded.insert(task);
+        } else {
+            self.wake_consumers(task);
+        }
         if self.graph.is_wanted[at] {
             self.tell_state(task);
         }
         self.release_if_unneeded(task);
+    }
+
+    /// The worker keeps a copy of a finished result.
+    pub(crate) fn add_copy(&mut self, task: u32, place: u32) {
+        if let Some(worker) = self.fleet.at(place) {
+            let task = self.graph.task_ref(task);
+            self.notes.copied(worker.id, task);
+        }
+        self.add_holder(task, place);
     }
 
     /// The worker holds a finished result.
@@ -213,24 +263,17 @@ impl Scope<'_> {
         if let Some(worker) = self.fleet.at_mut(place)
             && self.graph.add_holder(task, worker.id)
         {
+            let is_heard = !worker.is_suspect();
             worker.hold(reference, self.graph.bytes[task as usize]);
-        }
-    }
-
-    /// A task is no longer pending: its inputs have a consumer less.
-    fn settle_inputs(&mut self, task: u32) {
-        for edge in self.graph.input_edges(task) {
-            let input = self.graph.input(edge);
-            self.graph.consumers_left[input as usize] -= 1;
-            if self.graph.consumers_left[input as usize] == 0 {
-                self.release_if_unneeded(input);
+            if is_heard && self.graph.is_stranded(task) {
+                self.reach(task);
             }
         }
     }
 
     /// A task has finished: waiting consumers wait for one input less. They become ready in order
     /// of submission, which keeps the ready queue cheap; the list of consumers is the reverse.
-    fn wake_consumers(&mut self, task: u32) {
+    pub(crate) fn wake_consumers(&mut self, task: u32) {
         let mut edge = self.graph.first_consumer(task);
         let mut woken = Vec::new();
         while edge != NONE {
@@ -249,31 +292,7 @@ impl Scope<'_> {
         }
     }
 
-    /// Releases a finished result that nobody needs.
-    pub(crate) fn release_if_unneeded(&mut self, task: u32) {
-        let at = task as usize;
-        let is_needed =
-            self.graph.consumers_left[at] > 0 || self.graph.is_wanted[at] || !self.graph.is_sealed;
-        if is_needed || self.graph.state[at] != TaskState::Finished {
-            return;
-        }
-        let reference = self.graph.task_ref(task);
-        for holder in self.graph.holders(task) {
-            if let Some(worker) = self.fleet.get_mut(*holder) {
-                worker.unhold(self.graph.bytes[at]);
-            }
-            let worker = *holder;
-            self.effects.push(Effect::Release {
-                worker,
-                task: reference,
-            });
-        }
-        self.graph.clear_holders(task);
-        self.drop_bytes(task);
-        self.transition(task, TaskState::Released);
-    }
-
-    fn drop_bytes(&mut self, task: u32) {
+    pub(crate) fn drop_bytes(&mut self, task: u32) {
         let bytes = self.graph.bytes[task as usize];
         let group = self.graph.group_of_mut(task);
         group.bytes = group.bytes.saturating_sub(bytes);
@@ -283,7 +302,7 @@ impl Scope<'_> {
     fn drop_holder(&mut self, task: u32, holder: WorkerId) -> bool {
         let is_held = self.graph.remove_holder(task, holder);
         if is_held && let Some(worker) = self.fleet.get_mut(holder) {
-            worker.unhold(self.graph.bytes[task as usize]);
+            worker.unhold(self.graph.task_ref(task), self.graph.bytes[task as usize]);
         }
         is_held
     }
@@ -295,14 +314,18 @@ impl Scope<'_> {
             return false;
         }
         if !self.graph.holders(task).is_empty() || self.state(task) != TaskState::Finished {
+            self.doubt_holders(task);
             return true;
         }
         self.drop_bytes(task);
+        let was_stranded = self.forget_whereabouts(task);
         if !self.is_result_needed(task) {
             self.transition(task, TaskState::Released);
             return true;
         }
-        self.block_consumers(task);
+        if !was_stranded {
+            self.block_consumers(task);
+        }
         self.recompute(vec![task]);
         true
     }
@@ -327,8 +350,9 @@ impl Scope<'_> {
         false
     }
 
-    /// A finished task is about to run again: consumers that are not on a worker wait for it.
-    fn block_consumers(&mut self, task: u32) {
+    /// A finished task is about to run again, or its result is out of reach: consumers that are not
+    /// on a worker wait for it.
+    pub(crate) fn block_consumers(&mut self, task: u32) {
         let mut edge = self.graph.first_consumer(task);
         while edge != NONE {
             let (consumer, next) = self.graph.consumer(edge);
@@ -347,6 +371,11 @@ impl Scope<'_> {
     /// A pending task fails for good, and with it everything that depends on it.
     pub(crate) fn fail(&mut self, task: u32, error: Arc<Diagnostic>) {
         let number = u32::try_from(self.graph.failures.len()).unwrap_or(NONE);
+        let reference = self.graph.task_ref(task);
+        self.notes.note(|| Restored::Failed {
+            task: reference,
+            error: Arc::clone(&error),
+        });
         self.graph.failures.push(Failure {
             error,
             origin: task,
@@ -378,7 +407,7 @@ impl Scope<'_> {
             self.detach(task);
         }
         let at = task as usize;
-        self.graph.unfinished[at] = 0;
+        self.graph.unfinished.set(at, 0);
         self.transition(task, TaskState::Failed);
         self.graph.worker_or_failure[at] = number;
         let is_origin = self
@@ -400,28 +429,6 @@ impl Scope<'_> {
         } else {
             self.fail(task, error);
         }
-    }
-
-    /// The worker that ran the task has died: again, unless too many did.
-    pub(crate) fn crashed(&mut self, task: u32, worker: &str, reason: &str) {
-        let at = task as usize;
-        self.graph.crashes[at] = self.graph.crashes[at].saturating_add(1);
-        let count = u32::from(self.graph.crashes[at]);
-        if count <= self.config.crash_limit {
-            self.requeue(task);
-            if let Some(client) = self.graph.client {
-                let task = self.graph.task_ref(task);
-                self.effects.push(Effect::TaskRescheduled { client, task });
-            }
-            return;
-        }
-        let key = self.graph.key(task);
-        let message = format!(
-            "task `{key}` was running each of the {count} times that a worker died, the last was \
-             `{worker}`"
-        );
-        let error = Diagnostic::new(Code::TaskKilledWorkers, message).with_cause(reason);
-        self.fail(task, Arc::new(error));
     }
 
     // ---- the client ----
@@ -449,27 +456,6 @@ impl Scope<'_> {
         }
     }
 
-    /// Tells the client that the graph is done, once.
-    pub(crate) fn tell_done(&mut self) {
-        if self.graph.is_done() && !self.graph.is_done_told {
-            self.graph.is_done_told = true;
-            if let Some(client) = self.graph.client {
-                self.effects.push(Effect::GraphDone {
-                    client,
-                    graph: self.graph.id,
-                });
-            }
-        }
-    }
-
-    /// No task will follow: results that only a later chunk could have used may go.
-    pub(crate) fn seal(&mut self) {
-        self.graph.is_sealed = true;
-        for task in 0..self.graph.len() {
-            self.release_if_unneeded(task);
-        }
-    }
-
     /// Everything that is pending fails with the error, and nothing may follow.
     pub(crate) fn stop(&mut self, error: Arc<Diagnostic>) {
         let number = u32::try_from(self.graph.failures.len()).unwrap_or(NONE);
@@ -490,7 +476,8 @@ impl Scope<'_> {
         self.seal();
     }
 
-    fn cancel(&mut self, task: u32) {
+    /// Stops the attempt of a placed task; a state change must follow.
+    pub(crate) fn cancel(&mut self, task: u32) {
         self.effects.push(Effect::Cancel {
             worker: WorkerId(self.graph.worker_or_failure[task as usize]),
             task: self.graph.task_ref(task),
@@ -510,7 +497,8 @@ impl Scope<'_> {
                 TaskState::Finished => {
                     for holder in self.graph.holders(task) {
                         if let Some(worker) = self.fleet.get_mut(*holder) {
-                            worker.unhold(self.graph.bytes[task as usize]);
+                            let bytes = self.graph.bytes[task as usize];
+                            worker.unhold(self.graph.task_ref(task), bytes);
                         }
                     }
                 }
@@ -525,11 +513,12 @@ impl Scope<'_> {
     }
 }
 
-impl Graph {
-    /// Whether all wanted tasks are done or failed, and no task will follow.
-    pub(crate) fn is_done(&self) -> bool {
-        self.is_sealed && self.wanted_pending == 0
-    }
+/// What a run has made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Made {
+    pub(crate) bytes: u64,
+    pub(crate) rows: u64,
+    pub(crate) duration_micros: u64,
 }
 
 /// Expected run time of a task, guessed if nothing is known.

@@ -6,11 +6,15 @@
 //!    └─────────┴─────────┴───────┴────────────────┴──────────┘   lost, given back, needed again
 //! ```
 //!
+//! In an open-ended graph every pending task becomes `Released` when nobody needs it any more.
+//! A worker that comes back may bring the result of any pending task, which is finished by that.
 //! Every state that is not done may become `Failed`, which is final. A task that no present worker
 //! can run is `Ready`; it is parked as long as its class of requirement has no eligible worker.
 //! Every change goes through [`Graph::change`], which keeps the counters of the task's group.
 
-use crate::graph::Graph;
+use std::fmt;
+
+use crate::graph::{Graph, special_key};
 
 /// Where a task is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,7 +32,8 @@ pub enum TaskState {
     Running,
     /// The result is in the memory of at least one worker.
     Finished,
-    /// There was a result; nobody needs it and nobody holds it.
+    /// Nobody needs the result and nobody holds it; in an open-ended graph there may never have been
+    /// one.
     Released,
     /// Failed for good, or one of its inputs did.
     Failed,
@@ -60,13 +65,28 @@ impl TaskState {
     }
 }
 
+impl fmt::Display for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Waiting => "waiting",
+            Ready => "ready",
+            Assigned => "assigned",
+            Retracting => "retracting",
+            Running => "running",
+            Finished => "finished",
+            Released => "released",
+            Failed => "failed",
+        })
+    }
+}
+
 /// For each state the states that may follow, one bit each.
 const FOLLOWERS: [u8; TaskState::COUNT] = [
-    set(&[Ready, Failed]),
-    set(&[Waiting, Assigned, Failed]),
-    set(&[Waiting, Retracting, Running, Finished, Failed]),
-    set(&[Waiting, Running, Finished, Failed]),
-    set(&[Waiting, Finished, Failed]),
+    set(&[Ready, Finished, Released, Failed]),
+    set(&[Waiting, Assigned, Finished, Released, Failed]),
+    set(&[Waiting, Retracting, Running, Finished, Released, Failed]),
+    set(&[Waiting, Running, Finished, Released, Failed]),
+    set(&[Waiting, Finished, Released, Failed]),
     set(&[Waiting, Released]),
     set(&[Waiting]),
     set(&[]),
@@ -97,7 +117,18 @@ impl Graph {
         let counts = &mut self.groups[self.group[at] as usize].counts;
         counts[from.number()] -= 1;
         counts[to.number()] += 1;
+        if self.requirement[at] != 0 {
+            self.change_special(at, from, to);
+        }
         from
+    }
+
+    /// Counts tasks that ask for something special by requirement too.
+    fn change_special(&mut self, at: usize, from: TaskState, to: TaskState) {
+        let key = special_key(self.group[at], self.requirement[at]);
+        let counts = self.special.entry(key).or_default();
+        counts[from.number()] -= 1;
+        counts[to.number()] += 1;
     }
 }
 
@@ -113,8 +144,11 @@ mod tests {
             assert_eq!(is_legal(from, Ready), from == Waiting);
             assert_eq!(is_legal(from, Assigned), from == Ready);
             assert_eq!(is_legal(from, Failed), from.is_pending());
-            assert_eq!(is_legal(from, Finished), from.is_placed());
-            assert_eq!(is_legal(from, Released), from == Finished);
+            assert_eq!(is_legal(from, Finished), from.is_pending());
+            assert_eq!(
+                is_legal(from, Released),
+                from.is_pending() || from == Finished
+            );
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::explain;
 use crate::fleet::Worker;
 use crate::graph::Graph;
-use crate::ids::{ClientId, GraphId, TaskIndex, TaskRef, WorkerId};
+use crate::ids::{ClientId, GraphId, TaskIndex, TaskRef, Timestamp, WorkerId};
 use crate::machine::Core;
 use crate::place::Class;
 use crate::transitions::TaskState;
@@ -23,7 +24,7 @@ pub struct GroupProgress {
     pub name: Arc<str>,
     /// Tasks that have arrived.
     pub total: u64,
-    /// Tasks that have a result, or had one that was released.
+    /// Tasks that have a result, or need none any more: it was released, or they were stopped.
     pub done: u64,
     /// Tasks that run now.
     pub running: u64,
@@ -48,7 +49,7 @@ pub struct GraphSummary {
     pub client: Option<ClientId>,
     /// Tasks that have arrived.
     pub total: u64,
-    /// Tasks that have a result, or had one that was released.
+    /// Tasks that have a result, or need none any more: it was released, or they were stopped.
     pub done: u64,
     /// Tasks that run now.
     pub running: u64,
@@ -77,6 +78,36 @@ pub struct WorkerSummary {
     pub held_bytes: u64,
     /// Bytes it may hold.
     pub memory_bytes: u64,
+    /// How the scheduler regards it.
+    pub standing: WorkerStanding,
+    /// Since when it has nothing to do, as far as ticks can tell.
+    pub idle_since: Option<Timestamp>,
+}
+
+/// How the scheduler regards a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WorkerStanding {
+    /// It takes new work.
+    Active,
+    /// It said that it has no room.
+    Paused,
+    /// It is asked to go.
+    Retiring,
+    /// Nobody hears of it; it may come back.
+    Suspect,
+}
+
+/// How the scheduler regards a worker: the gravest of what holds.
+pub(crate) fn standing(worker: &Worker) -> WorkerStanding {
+    if worker.is_suspect() {
+        WorkerStanding::Suspect
+    } else if worker.is_retiring() {
+        WorkerStanding::Retiring
+    } else if worker.is_paused {
+        WorkerStanding::Paused
+    } else {
+        WorkerStanding::Active
+    }
 }
 
 /// The cluster as a whole.
@@ -158,6 +189,8 @@ pub(crate) fn workers(core: &Core) -> Vec<WorkerSummary> {
                 queued: placed - worker.started,
                 held_bytes: worker.held_bytes,
                 memory_bytes: worker.memory_bytes,
+                standing: standing(worker),
+                idle_since: worker.idle_since,
             }
         })
         .collect();
@@ -191,16 +224,21 @@ pub(crate) fn cluster(core: &Core) -> ClusterSummary {
         }
     }
     for (_, class) in core.classes.iter().filter(|(_, class)| class.ready > 0) {
-        if class.eligible.is_empty() {
-            summary.parked += class.ready;
-            if summary.parked_reason.is_none() {
-                summary.parked_reason = parked_reason(core, class);
-            }
-        } else {
+        if is_runnable(core, class) {
             summary.ready += class.ready;
+            continue;
+        }
+        summary.parked += class.ready;
+        if summary.parked_reason.is_none() {
+            summary.parked_reason = parked_reason(core, class);
         }
     }
     summary
+}
+
+/// Whether a worker that is there could run the class, though it may take nothing now.
+fn is_runnable(core: &Core, class: &Class) -> bool {
+    !class.eligible.is_empty() || core.fleet.iter().any(|(_, worker)| class.admits(worker))
 }
 
 /// Why no worker can run the tasks of a class, by the example of one of them.
@@ -217,32 +255,6 @@ fn parked_reason(core: &Core, class: &Class) -> Option<String> {
         graph,
         task: TaskIndex(task),
     })?;
-    if core.fleet.len() == 0 {
-        return Some(format!(
-            "task `{key}` waits for a worker, none is connected"
-        ));
-    }
-    let names = &class.requirement.workers;
-    let is_named = |worker: &Worker| {
-        names.is_empty() || names.contains(&worker.name) || names.contains(&worker.group)
-    };
-    if !core.fleet.iter().any(|(_, worker)| is_named(worker)) {
-        let names = names.join("`, `");
-        return Some(format!(
-            "task `{key}` is limited to the workers or groups `{names}`, none of which is connected"
-        ));
-    }
-    let missing = class.requirement.resources.iter().find(|resource| {
-        let offers = |worker: &Worker| worker.offers_all(std::slice::from_ref(resource));
-        !core
-            .fleet
-            .iter()
-            .any(|(_, worker)| is_named(worker) && offers(worker))
-    });
-    Some(match missing {
-        Some((name, amount)) => {
-            format!("task `{key}` needs {amount} of resource `{name}`, which no worker offers")
-        }
-        None => format!("task `{key}` needs more resources than any one worker offers"),
-    })
+    let wait = explain::unable(core, class);
+    Some(format!("task `{key}` {wait}"))
 }

@@ -147,6 +147,7 @@ fn closing_takes_everything_away_and_the_name_is_free_again() {
     let effects = cluster.react(Event::GraphOpened {
         client: CLIENT,
         name: "g".into(),
+        is_open_ended: false,
     });
     assert!(matches!(
         effects[..],
@@ -171,6 +172,7 @@ fn a_client_that_comes_back_hears_the_state_and_one_that_does_not_loses_its_grap
     let effects = cluster.react(Event::GraphOpened {
         client,
         name: "g".into(),
+        is_open_ended: false,
     });
     assert!(matches!(
         effects[0],
@@ -201,6 +203,7 @@ fn an_empty_graph_is_done_at_once() {
     cluster.react(Event::GraphOpened {
         client: CLIENT,
         name: "g".into(),
+        is_open_ended: false,
     });
     assert!(is_done(&cluster.send(next_plan())));
 }
@@ -291,6 +294,7 @@ fn chunks_that_are_not_valid_are_refused_with_the_reason() {
         cluster.react(Event::GraphOpened {
             client: CLIENT,
             name: "g".into(),
+            is_open_ended: false,
         });
         let effects = cluster.send(bad);
         let refused = effects.iter().any(

@@ -3,7 +3,7 @@
 
 mod cluster;
 
-use cluster::{CLIENT, Cluster, needs, plan, retracted, slots};
+use cluster::{CLIENT, Cluster, needs, next_plan, plan, retracted, slots};
 use oxidask_core::{Effect, Event, GraphId, TaskReport, TaskState, WorkerId, WorkerInfo};
 
 #[test]
@@ -113,6 +113,7 @@ fn the_older_graph_goes_first() {
     cluster.react(Event::GraphOpened {
         client: CLIENT,
         name: "second".into(),
+        is_open_ended: false,
     });
     let chunk = Box::new(plan().task("x").wants(&[0]).chunk);
     let graph = GraphId(2);
@@ -270,4 +271,63 @@ fn tasks_are_not_asked_back_when_moving_their_inputs_takes_longer() {
     cluster.start(1);
     cluster.join(slots(1));
     assert_eq!(retracted(&cluster.place()), []);
+}
+
+#[test]
+fn what_has_begun_is_finished_before_much_more_is_begun_also_over_chunks() {
+    const LEAVES: u32 = 128;
+    // All leaves in one chunk; in the next what each of them is for.
+    let mut cluster = Cluster::new()
+        .workers(1, slots(1))
+        .submit(plan().tasks(LEAVES).unfinished());
+    let mut more = next_plan();
+    for leaf in 0..LEAVES {
+        more = more.task(&format!("after-{leaf}")).reads(&[leaf]);
+    }
+    let wanted: Vec<u32> = (LEAVES..2 * LEAVES).collect();
+    cluster.send(more.wants(&wanted));
+    let order = run_slowly(&mut cluster).0;
+    let position = |task: u32| order.iter().position(|other| *other == task).unwrap();
+    for leaf in 0..LEAVES - 64 {
+        assert!(position(LEAVES + leaf) < position(leaf + 64), "{leaf}");
+    }
+    assert!(position(LEAVES) > position(16), "not one after the other");
+}
+
+/// Runs everything, each task far longer than a queue is filled ahead; returns the order and the
+/// most bytes that were held at once.
+fn run_slowly(cluster: &mut Cluster) -> (Vec<u32>, u64) {
+    let (mut order, mut most) = (Vec::new(), 0);
+    let mut waiting = std::collections::VecDeque::new();
+    loop {
+        waiting.extend(cluster.place_tasks());
+        let Some(task) = waiting.pop_front() else {
+            return (order, most);
+        };
+        cluster.finish_with(task, 1, 1_000_000);
+        order.push(task);
+        most = most.max(cluster.core.cluster().held_bytes);
+    }
+}
+
+#[test]
+fn a_wide_reduction_never_holds_many_of_its_leaves() {
+    const LEAVES: u32 = 512;
+    let mut graph = plan().tasks(LEAVES);
+    let (mut level, mut count): (Vec<u32>, u32) = ((0..LEAVES).collect(), LEAVES);
+    while level.len() > 1 {
+        let mut next = Vec::new();
+        for pair in level.chunks(2) {
+            graph = graph.task(&format!("sum-{count}")).reads(pair);
+            next.push(count);
+            count += 1;
+        }
+        level = next;
+    }
+    let mut cluster = Cluster::new()
+        .workers(2, slots(2))
+        .submit(graph.wants(&[count - 1]));
+    let (_, most) = run_slowly(&mut cluster);
+    assert!(cluster.core.graphs()[0].is_done);
+    assert!((16..=56).contains(&most), "{most} results at once");
 }

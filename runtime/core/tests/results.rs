@@ -5,10 +5,12 @@ mod cluster;
 
 use std::collections::BTreeSet;
 
-use cluster::{CLIENT, Cluster, is_done, is_failed, next_plan, plan, ready, released, slots};
+use cluster::{
+    CLIENT, Cluster, is_done, is_failed, needs, next_plan, plan, ready, released, slots,
+};
 use oxidask_core::{
     Attempt, CoreConfig, Effect, Event, GraphId, TaskIndex, TaskRef, TaskReport, TaskState,
-    WorkerId, WorkerLoss,
+    WorkerId, WorkerInfo, WorkerLoss,
 };
 use oxidask_diagnostic::Code;
 
@@ -139,6 +141,7 @@ fn a_chain_of_a_million_is_computed_again_without_deep_recursion() {
     cluster.react(Event::GraphOpened {
         client,
         name: "g".into(),
+        is_open_ended: false,
     });
     let chunk = Box::new(graph.wants(&[length - 1]).chunk);
     let arrived = Event::ChunkArrived {
@@ -324,6 +327,71 @@ fn another_holder_saves_a_result() {
         "it may have fetched it again just now"
     );
     assert_eq!(cluster.state(0), TaskState::Ready);
+}
+
+#[test]
+fn a_late_copy_of_what_its_worker_makes_again_is_not_released() {
+    let mut cluster = Cluster::new()
+        .workers(2, slots(1))
+        .submit(plan().task("a").wants(&[0]));
+    cluster.place();
+    let first = cluster.worker_of(0);
+    cluster.finish(0);
+    cluster.die(first);
+    cluster.place();
+    let second = cluster.worker_of(0);
+    assert_ne!(first, second);
+    // Fetched before its source died, told after the task was assigned here: a release would reach
+    // the worker after it has made the result.
+    let tasks = vec![cluster.at(0)];
+    let worker = second;
+    assert_eq!(cluster.react(Event::CopiesAdded { worker, tasks }), []);
+    cluster.finish(0);
+    assert_eq!(cluster.core.holders(cluster.at(0)), [second]);
+}
+
+#[test]
+fn a_task_that_cannot_run_again_lets_none_of_its_inputs_run_again() {
+    let graph = plan()
+        .task("a")
+        .task("b")
+        .needs(needs(1, &[], &["deadly"]))
+        .task("x")
+        .reads(&[0, 1])
+        .task("y")
+        .reads(&[1])
+        .wants(&[2, 3]);
+    let deadly = || WorkerInfo {
+        group: "deadly".to_owned(),
+        ..slots(1)
+    };
+    let mut cluster = Cluster::with(CoreConfig {
+        crash_limit: 0,
+        ..CoreConfig::default()
+    })
+    .workers(1, deadly())
+    .submit(graph);
+    assert_eq!(cluster.run(), [0, 1, 2, 3]);
+    let (first, copier) = (
+        cluster.core.holders(cluster.at(2))[0],
+        cluster.join(slots(1)),
+    );
+    let tasks = vec![cluster.at(2)];
+    let worker = copier;
+    cluster.react(Event::CopiesAdded { worker, tasks });
+    // `y` is lost and needs `b`, which fails for good.
+    cluster.die(first);
+    cluster.join(deadly());
+    cluster.place();
+    cluster.start(1);
+    let worker = cluster.worker_of(1);
+    cluster.die(worker);
+    assert_eq!(cluster.state(3), TaskState::Failed);
+    assert_eq!(cluster.state(2), TaskState::Finished);
+    // `x` is lost, too: there is no use for `a`.
+    cluster.die(copier);
+    assert_eq!(cluster.state(2), TaskState::Failed);
+    assert_eq!(cluster.state(0), TaskState::Released);
 }
 
 // ---- attempts ----

@@ -1,5 +1,7 @@
-//! Random graphs on a simulated fleet: messages are delayed, workers join, die and lose results,
-//! clients come back. After every event the invariants hold; at the end every wanted result is
+//! Random graphs on a simulated fleet: messages are delayed, workers join, die, lose results, are
+//! lost of sight and return, pause and retire, clients come back. After every event the invariants
+//! hold, the backlog by counters among them; a worker that is told to be empty has nothing that is
+//! not elsewhere too; at the end every wanted result is
 //! there or failed, exactly as running the tasks one after the other says, and no worker keeps a
 //! result that the core does not know of.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
@@ -8,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use oxidask_core::{
-    Attempt, ClientId, Core, CoreConfig, Effect, Event, GraphChunk, GraphId, Requirement,
-    TaskIndex, TaskRef, TaskReport, TaskState, Timestamp, WorkerId, WorkerInfo, WorkerLoss,
+    Attempt, ClientId, Core, CoreConfig, Effect, Event, GraphChunk, GraphId, Inventory,
+    Requirement, TaskIndex, TaskRef, TaskReport, TaskState, Timestamp, WorkerId, WorkerInfo,
+    WorkerLoss,
 };
 use oxidask_diagnostic::{Code, Diagnostic};
 use proptest::prelude::*;
@@ -45,6 +48,13 @@ enum Step {
     NoticeLoss(u8),
     Reattach,
     Wait(u16),
+    Tick,
+    Suspect(u8),
+    Return(u8),
+    Pause(u8, bool),
+    Retire(u8, u16),
+    Stay(u8),
+    Leave,
 }
 
 fn requirements() -> Vec<Requirement> {
@@ -87,6 +97,9 @@ impl Job {
 enum Message {
     Report(TaskRef, Attempt, TaskReport),
     Added(TaskRef),
+    NotAdded(TaskRef),
+    /// A copy that was kept is gone.
+    Dropped(TaskRef),
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +107,20 @@ struct SimWorker {
     inbox: VecDeque<(Effect, Sources)>,
     outbox: VecDeque<Message>,
     jobs: Vec<Job>,
-    held: BTreeSet<TaskRef>,
+    /// Results, with the attempt that made them; nothing for copies.
+    held: BTreeMap<TaskRef, Option<Attempt>>,
+    /// Its stream is broken.
+    is_suspect: bool,
+}
+
+impl SimWorker {
+    /// An attempt ends without a result: a copy of an earlier one goes too, as the core counts on.
+    fn disown_copy(&mut self, task: TaskRef) {
+        if self.held.get(&task) == Some(&None) {
+            self.held.remove(&task);
+            self.outbox.push_back(Message::Dropped(task));
+        }
+    }
 }
 
 struct Simulation {
@@ -110,6 +136,8 @@ struct Simulation {
     failures: BTreeMap<u32, u32>,
     /// Results that vanished from a worker unnoticed.
     vanished: BTreeSet<(WorkerId, TaskRef)>,
+    /// Workers that were told to be empty.
+    leaving: BTreeSet<WorkerId>,
     told: BTreeMap<u32, bool>,
     is_done: bool,
 }
@@ -119,6 +147,8 @@ impl Simulation {
         let config = CoreConfig {
             crash_limit: 1_000,
             fetch_limit: 1_000,
+            suspect_grace_micros: 100_000,
+            suspect_rerun_micros: 30_000,
             ..CoreConfig::default()
         };
         let mut simulation = Self {
@@ -132,12 +162,14 @@ impl Simulation {
             last_worker: 0,
             failures: BTreeMap::new(),
             vanished: BTreeSet::new(),
+            leaving: BTreeSet::new(),
             told: BTreeMap::new(),
             is_done: false,
         };
         simulation.react(Event::GraphOpened {
             client: ClientId(1),
             name: "g".into(),
+            is_open_ended: false,
         });
         simulation
     }
@@ -175,7 +207,17 @@ impl Simulation {
                 }
                 Effect::Retract { worker, .. }
                 | Effect::Cancel { worker, .. }
+                | Effect::Copy { worker, .. }
                 | Effect::Release { worker, .. } => *worker,
+                Effect::WorkerEmpty { worker } => {
+                    self.check_empty(*worker);
+                    self.leaving.insert(*worker);
+                    continue;
+                }
+                Effect::WorkerGivenUp { worker, .. } => {
+                    self.workers.remove(worker);
+                    continue;
+                }
                 Effect::ResultReady { task, client, .. } => {
                     assert_eq!(*client, self.client);
                     self.told.insert(task.task.0, true);
@@ -192,9 +234,20 @@ impl Simulation {
                 Effect::GraphRefused { error, .. } => panic!("{error}"),
                 _ => continue,
             };
-            if let Some(worker) = self.workers.get_mut(&worker) {
+            if let Some(worker) = self.workers.get_mut(&worker)
+                && !worker.is_suspect
+            {
                 worker.inbox.push_back((effect, inputs));
             }
+        }
+    }
+
+    fn check_empty(&self, id: WorkerId) {
+        for task in self.workers[&id].held.keys() {
+            let holders = self.core.holders(*task);
+            let is_needed = self.core.state(*task) == Some(TaskState::Finished);
+            let is_elsewhere = holders.iter().any(|holder| *holder != id);
+            assert!(!is_needed || is_elsewhere, "only {id} has {task}");
         }
     }
 
@@ -220,6 +273,87 @@ impl Simulation {
             Step::NoticeLoss(number) => self.notice_loss(number),
             Step::Reattach => self.reattach(),
             Step::Wait(micros) => self.now = self.now.plus_micros(u64::from(micros)),
+            Step::Tick => self.react(Event::Tick),
+            Step::Suspect(number) => self.suspect(number),
+            Step::Return(number) => self.come_back(number),
+            Step::Leave => self.leave(),
+            Step::Pause(number, is_paused) => {
+                if let Some(worker) = self.pick(number) {
+                    self.react(Event::WorkerPaused { worker, is_paused });
+                }
+            }
+            Step::Retire(number, micros) => {
+                let workers = self.pick(number).into_iter();
+                let workers = workers.chain(self.pick(number / 2)).collect();
+                self.react(Event::WorkersRetiring {
+                    workers,
+                    deadline_micros: u64::from(micros),
+                });
+            }
+            Step::Stay(number) => {
+                let workers: Vec<WorkerId> = self.pick(number).into_iter().collect();
+                for worker in &workers {
+                    self.leaving.remove(worker);
+                }
+                self.react(Event::RetirementCancelled { workers });
+            }
+        }
+    }
+
+    /// The stream of a worker breaks: what is on its way to it is lost.
+    fn suspect(&mut self, number: u8) {
+        let Some(worker) = self.pick(number) else {
+            return;
+        };
+        let state = self.workers.get_mut(&worker).unwrap();
+        state.is_suspect = true;
+        state.inbox.clear();
+        self.react(Event::WorkerSuspected { worker });
+    }
+
+    /// A worker makes its stream again and says what it has.
+    fn come_back(&mut self, number: u8) {
+        let suspects = self.workers.iter().filter(|(_, worker)| worker.is_suspect);
+        let suspects: Vec<WorkerId> = suspects.map(|(id, _)| *id).collect();
+        let Some(id) = suspects.get(usize::from(number) % suspects.len().max(1)) else {
+            return;
+        };
+        let worker = self.workers.get_mut(id).unwrap();
+        worker
+            .outbox
+            .retain(|message| matches!(message, Message::Report(..)));
+        self.report_of(*id);
+        let worker = self.workers.get_mut(id).unwrap();
+        worker.is_suspect = false;
+        let attempts = |is_running: bool| {
+            let jobs = worker
+                .jobs
+                .iter()
+                .filter(|job| job.is_started == is_running);
+            jobs.map(|job| (job.task, job.attempt)).collect()
+        };
+        let held = worker.held.iter();
+        let inventory = Box::new(Inventory {
+            held: held
+                .map(|(task, _)| (*task, bytes_of(task.task.0)))
+                .collect(),
+            running: attempts(true),
+            queued: attempts(false),
+            seceded: Vec::new(),
+        });
+        self.react(Event::WorkerReturned {
+            worker: *id,
+            inventory,
+        });
+    }
+
+    /// A worker that was told to be empty goes.
+    fn leave(&mut self) {
+        if let Some(worker) = self.leaving.pop_first()
+            && self.workers.remove(&worker).is_some()
+        {
+            let loss = WorkerLoss::Retired;
+            self.react(Event::WorkerLost { worker, loss });
         }
     }
 
@@ -256,7 +390,7 @@ impl Simulation {
             group: group.to_owned(),
             slots: u32::from(kind % 5),
             resources,
-            memory_bytes: 1 << 30,
+            memory_bytes: if kind % 7 == 6 { 3_000_000 } else { 1 << 30 },
         };
         self.react(Event::WorkerJoined { worker, info });
     }
@@ -281,9 +415,23 @@ impl Simulation {
         let Some((effect, inputs)) = worker.inbox.pop_front() else {
             return;
         };
+        if let Effect::Copy { task, from, .. } = effect {
+            let is_there = worker.held.contains_key(&task) || self.reads(from, task);
+            let worker = self.workers.get_mut(&id).unwrap();
+            worker.outbox.push_back(if is_there {
+                worker.held.entry(task).or_default();
+                Message::Added(task)
+            } else {
+                Message::NotAdded(task)
+            });
+            return;
+        }
         match effect {
             Effect::Assign { task, attempt, .. } => {
                 worker.jobs.retain(|job| job.task != task);
+                if worker.held.get(&task).is_some_and(Option::is_some) {
+                    worker.held.remove(&task);
+                }
                 worker.jobs.push(Job {
                     task,
                     attempt,
@@ -300,18 +448,33 @@ impl Simulation {
                     worker
                         .outbox
                         .push_back(Message::Report(task, attempt, report));
+                    worker.disown_copy(task);
                 }
             }
             Effect::Cancel { task, attempt, .. } => {
+                let before = worker.jobs.len();
                 worker
                     .jobs
                     .retain(|job| job.task != task || job.attempt != attempt);
+                if worker.jobs.len() < before {
+                    worker.disown_copy(task);
+                }
+                if worker.held.get(&task) == Some(&Some(attempt)) {
+                    worker.held.remove(&task);
+                }
             }
             Effect::Release { task, .. } => {
                 worker.held.remove(&task);
             }
             _ => unreachable!(),
         }
+    }
+
+    /// Whether a result can be read from a worker; some suspects still answer their peers.
+    fn reads(&self, from: WorkerId, task: TaskRef) -> bool {
+        self.workers.get(&from).is_some_and(|worker| {
+            worker.held.contains_key(&task) && (!worker.is_suspect || from.0.is_multiple_of(2))
+        })
     }
 
     /// The worker fetches the inputs of its first queued task and starts it.
@@ -329,15 +492,10 @@ impl Simulation {
         let mut lost = Vec::new();
         let mut fetched = Vec::new();
         for (input, holders) in &job.inputs {
-            let has = |worker: &WorkerId| {
-                self.workers
-                    .get(worker)
-                    .is_some_and(|worker| worker.held.contains(input))
-            };
-            if has(&id) {
+            if self.workers[&id].held.contains_key(input) {
                 continue;
             }
-            if holders.iter().any(has) {
+            if holders.iter().any(|holder| self.reads(*holder, *input)) {
                 fetched.push(*input);
             } else {
                 lost.extend(holders.iter().map(|holder| (*input, *holder)));
@@ -351,11 +509,12 @@ impl Simulation {
             worker
                 .outbox
                 .push_back(Message::Report(job.task, job.attempt, report));
+            worker.disown_copy(job.task);
             return;
         }
         if is_kept {
             for input in fetched {
-                if worker.held.insert(input) {
+                if worker.held.insert(input, None).is_none() {
                     worker.outbox.push_back(Message::Added(input));
                 }
             }
@@ -381,7 +540,7 @@ impl Simulation {
     fn missed(&self, job: &Job) -> Vec<(TaskRef, WorkerId)> {
         let is_held = |input: TaskRef, holder: &WorkerId| {
             let worker = self.workers.get(holder);
-            worker.is_some_and(|worker| worker.held.contains(&input))
+            worker.is_some_and(|worker| worker.held.contains_key(&input))
         };
         let missed = job.inputs.iter().filter(|(input, holders)| {
             job.is_streaming() && !holders.iter().any(|holder| is_held(*input, holder))
@@ -405,6 +564,7 @@ impl Simulation {
             let report = TaskReport::InputsLost { lost };
             let message = Message::Report(job.task, job.attempt, report);
             worker.outbox.push_back(message);
+            worker.disown_copy(job.task);
             return;
         }
         let index = job.task.task.0;
@@ -417,11 +577,11 @@ impl Simulation {
                 is_retryable: task.is_retryable,
             }
         } else {
-            worker.held.insert(job.task);
+            worker.held.insert(job.task, Some(job.attempt));
             self.vanished.remove(&(id, job.task));
             let duration_micros = u64::from(index % 7) * 3_000;
             TaskReport::Finished {
-                bytes: u64::from(index) * 50_000,
+                bytes: bytes_of(index),
                 duration_micros,
                 rows: u64::from(index),
             }
@@ -429,16 +589,24 @@ impl Simulation {
         worker
             .outbox
             .push_back(Message::Report(job.task, job.attempt, report));
+        worker.disown_copy(job.task);
     }
 
     /// The core hears all that a worker had to say.
     fn report(&mut self, number: u8) {
         let Some(id) = self.pick(number) else { return };
+        if !self.workers[&id].is_suspect {
+            self.report_of(id);
+        }
+    }
+
+    fn report_of(&mut self, id: WorkerId) {
         let outbox = std::mem::take(&mut self.workers.get_mut(&id).unwrap().outbox);
         for message in outbox {
             match message {
                 Message::Report(task, attempt, report) => {
-                    if matches!(report, TaskReport::Failed { .. }) {
+                    let is_current = self.core.attempt(task) == Some((id, attempt));
+                    if is_current && matches!(report, TaskReport::Failed { .. }) {
                         *self.failures.entry(task.task.0).or_default() += 1;
                     }
                     let reports = vec![(task, attempt, report)];
@@ -453,6 +621,18 @@ impl Simulation {
                         tasks: vec![task],
                     });
                 }
+                Message::Dropped(task) => {
+                    self.react(Event::CopiesMissing {
+                        worker: id,
+                        tasks: vec![task],
+                    });
+                }
+                Message::NotAdded(task) => {
+                    self.react(Event::CopiesFailed {
+                        worker: id,
+                        tasks: vec![task],
+                    });
+                }
             }
         }
     }
@@ -460,7 +640,7 @@ impl Simulation {
     /// A result vanishes from a worker.
     fn lose(&mut self, number: u8) {
         let Some(id) = self.pick(number) else { return };
-        if let Some(task) = self.workers.get_mut(&id).unwrap().held.pop_first() {
+        if let Some((task, _)) = self.workers.get_mut(&id).unwrap().held.pop_first() {
             self.vanished.insert((id, task));
         }
     }
@@ -488,6 +668,7 @@ impl Simulation {
         self.react(Event::GraphOpened {
             client: self.client,
             name: "g".into(),
+            is_open_ended: false,
         });
     }
 
@@ -495,6 +676,12 @@ impl Simulation {
     fn settle(&mut self) {
         while !self.chunks.is_empty() {
             self.send_chunk();
+        }
+        while self.workers.values().any(|worker| worker.is_suspect) {
+            self.come_back(0);
+        }
+        while !self.leaving.is_empty() {
+            self.leave();
         }
         while !self.vanished.is_empty() {
             self.notice_loss(0);
@@ -556,7 +743,7 @@ impl Simulation {
             }
         }
         for (id, worker) in &self.workers {
-            for task in &worker.held {
+            for task in worker.held.keys() {
                 assert!(
                     self.core.holders(*task).contains(id),
                     "worker {id} keeps {task}"
@@ -601,6 +788,11 @@ fn chunks(tasks: &[Task], size: usize) -> VecDeque<GraphChunk> {
         last.is_last = true;
     }
     all
+}
+
+/// Size of the result of a task.
+fn bytes_of(task: u32) -> u64 {
+    u64::from(task) * 50_000
 }
 
 fn task() -> impl Strategy<Value = Task> {
@@ -662,6 +854,13 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::NoticeLoss),
         1 => Just(Step::Reattach),
         4 => any::<u16>().prop_map(Step::Wait),
+        2 => Just(Step::Tick),
+        1 => any::<u8>().prop_map(Step::Suspect),
+        2 => any::<u8>().prop_map(Step::Return),
+        1 => any::<(u8, bool)>().prop_map(|(number, is_paused)| Step::Pause(number, is_paused)),
+        1 => any::<(u8, u16)>().prop_map(|(number, micros)| Step::Retire(number, micros)),
+        1 => any::<u8>().prop_map(Step::Stay),
+        1 => Just(Step::Leave),
     ]
 }
 

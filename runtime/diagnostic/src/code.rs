@@ -117,6 +117,62 @@ codes! {
         "submit it again if this was not intended";
     SpillDamaged = 310, "a result that a worker had moved to its disk is damaged",
         "the result is computed again by itself; check the disk of the worker";
+    GraphForgotten = 311, "the scheduler does not know a graph any more",
+        "run the work again; keep the scheduler's journal on a volume that outlives its pod";
+    MemoryRanOut = 312, "a task was ended because the memory of its worker ran out",
+        "give the workers more memory, let fewer tasks run at a time (threads), or make the task smaller";
+    // The journal.
+    JournalLocked = 320, "the journal is in use by another process",
+        "end the other scheduler, or give this one a folder of its own";
+    JournalDamaged = 321, "the journal is damaged",
+        "restore the folder from a copy, or move it away to start without its graphs";
+    JournalMissing = 322, "a part of the journal is missing",
+        "put the file back, or move the folder away to start without its graphs";
+    JournalFormat = 323, "the journal was written by a version that this one does not read",
+        "start the version that wrote it, or one between the two";
+    JournalForeign = 324, "the journal belongs to another cluster",
+        "give each cluster a folder of its own";
+    JournalDiskFull = 325, "the disk of the journal is full",
+        "free some space or enlarge the volume; the scheduler goes on by itself";
+    JournalUnusable = 326, "the journal cannot be read or written",
+        "check the folder, its permissions and the disk";
+    JournalBehind = 327, "the journal cannot keep up",
+        "wait, or give the journal a faster disk";
+    // Futures of clients of Dask.
+    SubmissionRefused = 340, "tasks or a client of Dask are refused",
+        "correct what the message names; smaller parts by several calls of `submit` pass limits";
+    RequirementsExhausted = 341, "tasks of Dask clients ask for too many different things",
+        "use fewer different combinations of `workers=` and `resources=`, or release the futures";
+    QuestionRefused = 342, "the scheduler does not answer this operation of Dask",
+        "use an operation that the page on coming from Dask names, or update both sides";
+    QuestionTimedOut = 343, "the scheduler did not answer in time",
+        "ask again with a longer timeout";
+    // Futures of clients of Dask.
+    UploadLost = 344, "a value that a client gave is lost",
+        "scatter it again: nothing else can make it";
+    CoordinationUnreadable = 345, "a question of a client cannot be read",
+        "use the client package of the same version as the cluster";
+    CoordinationFull = 346, "clients coordinate by more than the scheduler holds",
+        "give names, queues and variables back that nobody needs; scatter large values and share their futures";
+    WorkerCommandFailed = 347, "a worker did not carry out a command",
+        "see what the message names; a worker that died or was too slow can be asked again";
+    UploadRefused = 348, "no worker takes a value that a client gave",
+        "give the workers more memory, add workers, or scatter it in smaller parts";
+    // Python.
+    PythonDied = 349, "the process that ran a task of Python ended",
+        "look at the last lines that it printed; is there a library in it that crashes, or too little memory?";
+    PythonStart = 350, "Python cannot be started on a worker",
+        "give the workers an image with Python 3.11 or later, dask and this package, or name the program in OXIDASK_PYTHON";
+    PythonValue = 351, "the result of a task of Python cannot be sent",
+        "return data, not something that is bound to its process, such as an open file, a lock or a generator";
+    ClusterNotFound = 352, "no cluster was found",
+        "start one with `oxidask up` or oxidask.LocalCluster(), set OXIDASK_SCHEDULER and OXIDASK_TLS_DIR, or name one on Kubernetes";
+    VersionsDiffer = 353, "client and workers have versions that do not fit",
+        "give the workers an image with the same Python and packages as the client";
+    ScriptFailed = 354, "the Python program failed",
+        "its own messages stand above";
+    PythonMissing = 355, "there is no Python that can run this",
+        "install Python 3.11 or later with the packages dask, distributed and oxidask, or name another one with --python; in pods, give the workers an image that has Python and dask";
     // TLS and identity.
     CertificateFiles = 401, "the certificate files cannot be used",
         "the folder of --tls-dir needs ca.crt, tls.crt and tls.key of this cluster";
@@ -126,6 +182,8 @@ codes! {
         "use the certificates of this cluster and of the right role";
     CallForbidden = 404, "the role of the caller does not allow this call",
         "use the certificate of a role that may do this; see the page on identities";
+    TokenRejected = 405, "the HTTP port wants another token",
+        "send the header `Authorization: Bearer TOKEN` with the token of this cluster";
     // The operator.
     NotOperated = 501, "the operator does not operate this yet",
         "leave the field out, or use a later version";
@@ -156,6 +214,40 @@ codes! {
         "correct the object at the place that the message names";
     OperatorCertificates = 526, "the certificates of a cluster cannot be made",
         "look at the Secret that is named; deleting it makes the operator create it again";
+    ScheduleInvalid = 527, "a schedule cannot be followed",
+        "give `schedule` as five fields such as `0 3 * * mon-fri`, and `timeZone` by its name such as `Europe/Berlin`";
+    AuthoritySecret = 530, "a Secret holds no usable authority",
+        "give `tls.crt` a certificate that may issue others (`CA:TRUE`) and `tls.key` its key, both PEM; or leave `spec.tls.caSecretRef` out, and the operator makes an authority";
+    RotationWaits = 531, "a rotation of the authority waits for a pod",
+        "look whether that pod works; a pod that does not say which certificates it uses has to be replaced";
+    IssuerMissing = 532, "cert-manager is not installed",
+        "install cert-manager, or leave `spec.tls.issuerRef` out";
+    IssuerFailed = 533, "cert-manager has not issued a certificate",
+        "look at the Certificate with `kubectl describe certificate`; the issuer has to be one that gives `ca.crt` and allows URI names";
+    DriftKept = 534, "somebody changes an object of the operator again and again",
+        "find who changes it, usually an admission webhook or another controller, and exempt the object; the operator tries again after an hour";
+    // The runtime Dask.
+    DaskImage = 540, "a pod of the runtime Dask has no image",
+        "give `image`, or an `image` in the pod spec's container";
+    DaskNotDrained = 541, "a Dask worker was deleted before it was drained",
+        "give more time with the annotation `kubernetes.dask.org/drain-deadline-seconds`, or leave a worker that can take its results";
+    ForeignDefinitions = 546, "the custom resources are installed, but not ours",
+        "install the chart `oxidask-crds`, or run `oxidask-operator crds | kubectl apply --server-side --force-conflicts -f -`; objects that exist stay as they are";
+    QuotaExceeded = 547, "a quota has no room for an object of the operator",
+        "raise the quota of the namespace, or ask for fewer or smaller workers; nothing else is needed";
+    NotLeading = 548, "this replica of the operator does not hold the lease",
+        "another replica works; if none does, look whether the operator may read and write its lease";
+    TelemetryMissing = 549, "the operator does not hear a cluster's scheduler",
+        "look at the scheduler's pod, and let network policies admit the operator to its port 8786";
+    // The number of workers.
+    RollStopped = 550, "a rolling change of the workers has stopped",
+        "correct the image or the pod fields; workers of the earlier template go on meanwhile";
+    SchedulerSilent = 551, "the scheduler is silent, so the number of workers stays as it is",
+        "look at the scheduler's pod; scaling goes on by itself once it answers";
+    AutoscalerConflict = 552, "two autoscalers name the same cluster",
+        "delete one of them; the older one decides";
+    ScalingWithoutEffect = 553, "more workers would not help",
+        "see what the message names: pods that cannot start, a quota, or workers that have nothing to do";
 }
 
 impl fmt::Display for Code {

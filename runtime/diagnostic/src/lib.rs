@@ -15,6 +15,7 @@ pub use nearest::nearest;
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 /// Causes kept in one diagnostic; deeper chains are cut, so a message on the wire stays small.
 pub const CAUSES_MAX: usize = 16;
@@ -56,6 +57,8 @@ pub struct Diagnostic {
     pub causes: Vec<String>,
     /// What the user can do.
     pub hint: String,
+    /// Something that only the client understands: the exception of a Python task.
+    pub attachment: Option<Arc<[u8]>>,
 }
 
 impl Diagnostic {
@@ -66,6 +69,7 @@ impl Diagnostic {
             message: bounded(message.into()),
             causes: Vec::new(),
             hint: code.hint().to_owned(),
+            attachment: None,
         }
     }
 

@@ -7,10 +7,12 @@
 //! Invariants: an [`Identity`] and its URI are the same thing in two forms; whatever bytes come,
 //! nothing here panics.
 
+mod digest;
 mod error;
 mod identity;
 mod validity;
 
+pub use digest::{bundle_digest, certificate_digest};
 pub use error::IdentityError;
 pub use identity::{FORM, Identity, NAME_BYTES_MAX, Role};
 pub use validity::not_after;

@@ -58,6 +58,15 @@ pub enum ProtoError {
         /// How much may be.
         limit: u64,
     },
+    /// The columns of an inventory do not fit each other.
+    #[error("the columns of an inventory have different lengths")]
+    InventoryColumns,
+    /// An inventory is too long.
+    #[error("an inventory has more than `{limit}` entries")]
+    InventoryLimit {
+        /// How many it may have.
+        limit: usize,
+    },
     /// The peer's version is too far from ours.
     #[error(
         "the peer (build `{build}`) speaks protocol version `{theirs}`, this program speaks \
@@ -76,13 +85,14 @@ pub enum ProtoError {
 impl Coded for ProtoError {
     fn code(&self) -> Code {
         match self {
-            Self::LimitPassed { .. } => Code::LimitPassed,
+            Self::LimitPassed { .. } | Self::InventoryLimit { .. } => Code::LimitPassed,
             Self::FieldMissing { .. }
             | Self::ColumnLength { .. }
             | Self::KeyBoundary { .. }
             | Self::KeyEmpty { .. }
             | Self::StreamedInputs { .. }
             | Self::SlotsZero
+            | Self::InventoryColumns
             | Self::Version { .. } => Code::ProtocolMismatch,
         }
     }

@@ -21,6 +21,10 @@ impl From<Diagnostic> for wire::Fault {
             message: diagnostic.message,
             causes: diagnostic.causes,
             hint: diagnostic.hint,
+            attachment: diagnostic
+                .attachment
+                .map_or_else(Vec::new, |bytes| bytes.to_vec())
+                .into(),
         }
     }
 }
@@ -46,6 +50,9 @@ impl From<wire::Fault> for Diagnostic {
             );
             diagnostic = diagnostic.with_cause(note);
         }
+        if !fault.attachment.is_empty() {
+            diagnostic.attachment = Some(fault.attachment.as_ref().into());
+        }
         if fault.hint.is_empty() {
             diagnostic
         } else {
@@ -66,6 +73,7 @@ pub fn to_status(diagnostic: &Diagnostic) -> Status {
             .map(|cause| cut(cause))
             .collect(),
         hint: cut(&diagnostic.hint),
+        ..wire::Fault::default()
     };
     let message = format!("error[{}]: {}", fault.code, fault.message);
     let details = fault.encode_to_vec().into();

@@ -8,7 +8,7 @@ pub struct Hello {
     pub protocol_version: u32,
     #[prost(string, tag = "2")]
     pub build: ::prost::alloc::string::String,
-    /// Of the scheduler: random at each start without a journal. Of others: the last one they met.
+    /// Of the scheduler's journal: random when it begins anew. Of others: the last one they met.
     #[prost(uint64, tag = "3")]
     pub incarnation: u64,
     #[prost(uint32, tag = "4")]
@@ -24,6 +24,9 @@ pub struct Fault {
     pub causes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "4")]
     pub hint: ::prost::alloc::string::String,
+    /// Of a Python task: its exception and traceback, for the client's Python. Opaque to others.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub attachment: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskId {
@@ -61,9 +64,104 @@ pub struct WorkerBatch {
     pub copies_missing: ::prost::alloc::vec::Vec<CopyMissing>,
     #[prost(message, optional, tag = "5")]
     pub heartbeat: ::core::option::Option<Heartbeat>,
-    /// Nothing is running and nothing is held that others lack: the worker may be deleted.
+    /// Of a worker that comes back: all that it has, in parts, before anything else.
+    #[prost(message, optional, tag = "7")]
+    pub inventory: ::core::option::Option<Inventory>,
+    /// Results that it was asked to copy and could not fetch.
+    #[prost(message, repeated, tag = "8")]
+    pub copies_failed: ::prost::alloc::vec::Vec<TaskId>,
+    /// Says that it has no room for new work, or has room again. Absent: as before.
+    #[prost(bool, optional, tag = "9")]
+    pub is_paused: ::core::option::Option<bool>,
+    /// It wants to go and asks to be drained within so many milliseconds. Sent once.
+    #[prost(uint64, optional, tag = "10")]
+    pub leaving_ms: ::core::option::Option<u64>,
+    #[prost(message, repeated, tag = "11")]
+    pub log_lines: ::prost::alloc::vec::Vec<LogLine>,
+    /// that did not fit
+    #[prost(uint64, tag = "12")]
+    pub log_lines_dropped: u64,
+    #[prost(message, repeated, tag = "13")]
+    pub command_results: ::prost::alloc::vec::Vec<CommandResult>,
+    /// Small results that orders asked for, of tasks that `reports` say have finished.
+    #[prost(message, repeated, tag = "14")]
+    pub values: ::prost::alloc::vec::Vec<ReportedValue>,
+}
+/// A result beside the report of its end. Its worker keeps it as any other.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportedValue {
+    /// position in `reports`
+    #[prost(uint32, tag = "1")]
+    pub report: u32,
+    #[prost(message, optional, tag = "2")]
+    pub value: ::core::option::Option<SmallValue>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SmallValue {
+    /// store's PayloadKind
+    #[prost(uint32, tag = "1")]
+    pub kind: u32,
+    /// empty: it is not here
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: ::prost::bytes::Bytes,
+}
+/// What became of a command.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommandResult {
+    #[prost(uint64, tag = "1")]
+    pub command: u64,
+    /// absent: it was carried out
+    #[prost(message, optional, tag = "2")]
+    pub fault: ::core::option::Option<Fault>,
+    /// what it gave
+    #[prost(bytes = "bytes", tag = "3")]
+    pub content: ::prost::bytes::Bytes,
+}
+/// Columns. The last part says so.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Inventory {
+    #[prost(uint32, repeated, tag = "1")]
+    pub held_graph: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, repeated, tag = "2")]
+    pub held_task: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint64, repeated, tag = "3")]
+    pub held_bytes: ::prost::alloc::vec::Vec<u64>,
+    #[prost(message, repeated, tag = "4")]
+    pub running: ::prost::alloc::vec::Vec<AttemptId>,
+    #[prost(message, repeated, tag = "5")]
+    pub queued: ::prost::alloc::vec::Vec<AttemptId>,
     #[prost(bool, tag = "6")]
-    pub is_drained: bool,
+    pub is_last: bool,
+    /// of those that run, the ones without their slots
+    #[prost(message, repeated, tag = "7")]
+    pub seceded: ::prost::alloc::vec::Vec<AttemptId>,
+}
+/// One line of a log, of the scheduler, of a worker or of a program that a task runs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogLine {
+    /// since 1970, by the clock of its process
+    #[prost(uint64, tag = "1")]
+    pub time_micros: u64,
+    /// ERROR, WARN, INFO, OUT (standard output), ERR (standard error)
+    #[prost(string, tag = "2")]
+    pub level: ::prost::alloc::string::String,
+    /// what says it
+    #[prost(string, tag = "3")]
+    pub target: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub text: ::prost::alloc::string::String,
+    /// the graph's name, where there is one
+    #[prost(string, tag = "5")]
+    pub graph: ::prost::alloc::string::String,
+    /// the task's, where there is one
+    #[prost(string, tag = "6")]
+    pub key: ::prost::alloc::string::String,
+    /// from 1, where there is one
+    #[prost(uint32, tag = "7")]
+    pub attempt: u32,
+    /// filled in by the scheduler; empty: the scheduler itself
+    #[prost(string, tag = "8")]
+    pub worker: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WorkerHello {
@@ -88,20 +186,10 @@ pub struct WorkerHello {
     pub data_address: ::prost::alloc::string::String,
     #[prost(uint32, tag = "10")]
     pub process_id: u32,
-    /// when it comes back to a scheduler of the same incarnation
-    #[prost(message, repeated, tag = "11")]
-    pub held: ::prost::alloc::vec::Vec<HeldResult>,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct HeldResult {
-    #[prost(message, optional, tag = "1")]
-    pub task: ::core::option::Option<TaskId>,
-    #[prost(uint32, tag = "2")]
-    pub epoch: u32,
-    #[prost(uint32, tag = "3")]
-    pub attempt: u32,
-    #[prost(uint64, tag = "4")]
-    pub bytes: u64,
+    /// The number it had at this incarnation of the scheduler; 0: it comes for the first time. If not
+    /// 0, the scheduler says in its answer whether it may keep what it has, and it sends `inventory`.
+    #[prost(uint32, tag = "12")]
+    pub former: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Report {
@@ -111,7 +199,7 @@ pub struct Report {
     pub epoch: u32,
     #[prost(uint32, tag = "3")]
     pub attempt: u32,
-    #[prost(oneof = "report::Outcome", tags = "4, 5, 6, 7, 8")]
+    #[prost(oneof = "report::Outcome", tags = "4, 5, 6, 7, 8, 9, 10")]
     pub outcome: ::core::option::Option<report::Outcome>,
 }
 /// Nested message and enum types in `Report`.
@@ -128,6 +216,12 @@ pub mod report {
         InputsLost(super::InputsLost),
         #[prost(message, tag = "8")]
         Retracted(super::Empty),
+        /// it runs on without its slots
+        #[prost(message, tag = "9")]
+        Seceded(super::Empty),
+        /// it has its slots again
+        #[prost(message, tag = "10")]
+        Rejoined(super::Empty),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -168,7 +262,7 @@ pub struct CopyMissing {
     #[prost(uint32, tag = "2")]
     pub worker: u32,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {
     #[prost(uint64, tag = "1")]
     pub held_bytes: u64,
@@ -184,6 +278,28 @@ pub struct Heartbeat {
     /// of memory that running tasks have taken
     #[prost(uint64, tag = "6")]
     pub reserved_bytes: u64,
+    /// What the worker believes: sums over its attempts and its results, to be compared when nothing
+    /// is on its way. See `digest` in the code of this crate.
+    #[prost(uint64, tag = "7")]
+    pub digest: u64,
+    #[prost(uint64, tag = "8")]
+    pub digest_count: u64,
+    /// of memory for the whole worker; 0: unknown
+    #[prost(uint64, tag = "9")]
+    pub limit_bytes: u64,
+    #[prost(message, optional, tag = "10")]
+    pub loaded: ::core::option::Option<Loaded>,
+}
+/// Which certificates a process uses, as digests: whoever renews them must know that all have the
+/// new ones before the old ones go.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Loaded {
+    /// of the authorities that it trusts
+    #[prost(string, tag = "1")]
+    pub bundle: ::prost::alloc::string::String,
+    /// its own
+    #[prost(string, tag = "2")]
+    pub certificate: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WorkBatch {
@@ -207,9 +323,51 @@ pub struct WorkBatch {
     /// Graphs of which everything is gone: their bodies and results are dropped.
     #[prost(uint32, repeated, tag = "7")]
     pub graphs_forgotten: ::prost::alloc::vec::Vec<u32>,
-    /// finish, hand over, report is_drained
-    #[prost(bool, tag = "8")]
-    pub retire: bool,
+    /// First batch only: the worker keeps what it has, and `inventory` is awaited. Otherwise it drops
+    /// everything and begins anew.
+    #[prost(bool, tag = "9")]
+    pub is_resumed: bool,
+    /// Fetch copies of these results and keep them.
+    #[prost(message, repeated, tag = "10")]
+    pub copies: ::prost::alloc::vec::Vec<CopyOrder>,
+    /// It runs nothing, and all it holds is elsewhere too: it may end.
+    #[prost(bool, tag = "11")]
+    pub is_empty: bool,
+    /// It cannot be drained: why. Sent to a worker that wants to leave.
+    #[prost(string, tag = "12")]
+    pub leaving_refused: ::prost::alloc::string::String,
+    /// Send `inventory`: what you believe differs from what the scheduler believes.
+    #[prost(bool, tag = "13")]
+    pub inventory_wanted: bool,
+    /// Before the orders of the same batch. Standing ones come first of all after a worker has joined.
+    #[prost(message, repeated, tag = "14")]
+    pub commands: ::prost::alloc::vec::Vec<WorkerCommand>,
+}
+/// Something to do on a worker beside tasks: run a function in its processes, load a plugin or a file.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkerCommand {
+    /// its number, for the result
+    #[prost(uint64, tag = "1")]
+    pub command: u64,
+    /// the operation whose executor carries it out
+    #[prost(string, tag = "2")]
+    pub executor: ::prost::alloc::string::String,
+    /// opaque
+    #[prost(bytes = "bytes", tag = "3")]
+    pub content: ::prost::bytes::Bytes,
+    /// It also holds for processes that the worker starts later, and for workers that join later.
+    #[prost(bool, tag = "4")]
+    pub is_standing: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CopyOrder {
+    #[prost(message, optional, tag = "1")]
+    pub task: ::core::option::Option<TaskId>,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// the worker that has it
+    #[prost(uint32, tag = "3")]
+    pub from: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Peer {
@@ -296,6 +454,12 @@ pub struct Assign {
     /// the first inputs that are not fetched before the task runs
     #[prost(uint32, tag = "16")]
     pub streamed_inputs: u32,
+    /// what the body is given besides the inputs; opaque
+    #[prost(bytes = "bytes", tag = "17")]
+    pub arguments: ::prost::bytes::Bytes,
+    /// a small result is to come with the report of its end
+    #[prost(bool, tag = "18")]
+    pub value_wanted: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Alternate {
@@ -327,6 +491,10 @@ pub struct ClientBatch {
 pub struct OpenGraph {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
+    /// It has no last chunk: a result goes, and a task that has not ended stops, as soon as no client
+    /// wants it and no task that is there needs it. A later chunk may want it again: it is made again.
+    #[prost(bool, tag = "2")]
+    pub is_open_ended: bool,
 }
 /// Columns, one entry a task; an absent column means its default for all. See core's `GraphChunk`.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -369,6 +537,9 @@ pub struct GraphChunk {
     /// How many of a task's inputs, the first ones, it reads by itself while it runs.
     #[prost(uint32, repeated, tag = "18")]
     pub streamed_inputs: ::prost::alloc::vec::Vec<u32>,
+    /// What each task's body is given besides its inputs. Opaque, and not shared.
+    #[prost(bytes = "bytes", repeated, tag = "19")]
+    pub arguments: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 /// The result of a task that plans: the tasks that do the work. The client submits them as a graph
 /// of its own. The chunks' graph numbers are 0.
@@ -407,6 +578,9 @@ pub struct SessionBatch {
     pub progress: ::prost::alloc::vec::Vec<Progress>,
     #[prost(message, repeated, tag = "11")]
     pub notices: ::prost::alloc::vec::Vec<Notice>,
+    /// A further column of what is ready, only for a client in the scheduler's own process.
+    #[prost(message, repeated, tag = "12")]
+    pub ready_value: ::prost::alloc::vec::Vec<SmallValue>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GraphAttached {
@@ -502,6 +676,9 @@ pub struct Notice {
 pub struct FetchRequest {
     #[prost(message, repeated, tag = "1")]
     pub tasks: ::prost::alloc::vec::Vec<TaskId>,
+    /// Large results need not come: the client can try to read them where they are.
+    #[prost(bool, tag = "2")]
+    pub places_wanted: bool,
 }
 /// The payloads of the tasks in the order of the request, each cut into parts. A second start of the
 /// same task means that its payload begins again: the transfer broke in the middle.
@@ -528,6 +705,10 @@ pub struct FetchChunk {
     /// many small payloads at once, each complete
     #[prost(message, repeated, tag = "8")]
     pub small: ::prost::alloc::vec::Vec<SmallResult>,
+    /// Instead of the payload: host:port of the data plane of a worker that has it. `task` and
+    /// `total_bytes` are set.
+    #[prost(string, tag = "9")]
+    pub data_address: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SmallResult {
@@ -537,6 +718,244 @@ pub struct SmallResult {
     pub kind: u32,
     #[prost(bytes = "bytes", tag = "3")]
     pub data: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FuturesBatch {
+    /// first batch only
+    #[prost(message, optional, tag = "1")]
+    pub hello: ::core::option::Option<FuturesHello>,
+    /// In order. One that came before, by its number, is acknowledged again and otherwise ignored.
+    #[prost(message, repeated, tag = "2")]
+    pub commands: ::prost::alloc::vec::Vec<FuturesCommand>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FuturesHello {
+    #[prost(message, optional, tag = "1")]
+    pub hello: ::core::option::Option<Hello>,
+    /// its name, chosen by itself: the same when it comes back
+    #[prost(string, tag = "2")]
+    pub client: ::prost::alloc::string::String,
+    /// It was here before: `wanted` is all that it wants; what is missing there is told as lost.
+    #[prost(bool, tag = "3")]
+    pub is_back: bool,
+    #[prost(string, repeated, tag = "4")]
+    pub wanted: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "5")]
+    pub versions: ::prost::alloc::vec::Vec<Version>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Version {
+    /// python, dask, distributed, oxidask, …
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FuturesCommand {
+    /// from 1, growing by one
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(oneof = "futures_command::Command", tags = "2, 3, 4, 5, 6")]
+    pub command: ::core::option::Option<futures_command::Command>,
+}
+/// Nested message and enum types in `FuturesCommand`.
+pub mod futures_command {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Command {
+        #[prost(message, tag = "2")]
+        Submit(super::Submission),
+        #[prost(message, tag = "3")]
+        Want(super::Keys),
+        #[prost(message, tag = "4")]
+        Release(super::Keys),
+        #[prost(message, tag = "5")]
+        Cancel(super::CancelKeys),
+        #[prost(message, tag = "6")]
+        Retry(super::Keys),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Keys {
+    #[prost(string, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelKeys {
+    #[prost(string, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// also for other clients
+    #[prost(bool, tag = "2")]
+    pub is_forced: bool,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+}
+/// Tasks with their keys; a key that some client wants already is attached to, not made again.
+/// Columns, one entry a task; an absent column means its default for all.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Submission {
+    #[prost(string, tag = "1")]
+    pub keys: ::prost::alloc::string::String,
+    #[prost(uint32, repeated, tag = "2")]
+    pub key_lengths: ::prost::alloc::vec::Vec<u32>,
+    /// of all of these tasks
+    #[prost(bytes = "bytes", tag = "3")]
+    pub body: ::prost::bytes::Bytes,
+    /// of each
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub arguments: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// into `groups`
+    #[prost(uint32, repeated, tag = "5")]
+    pub group: ::prost::alloc::vec::Vec<u32>,
+    #[prost(string, repeated, tag = "6")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// larger first
+    #[prost(sint32, repeated, tag = "7")]
+    pub priority: ::prost::alloc::vec::Vec<i32>,
+    #[prost(uint32, repeated, tag = "8")]
+    pub retries: ::prost::alloc::vec::Vec<u32>,
+    /// 0: none; else 1 + position in `requirements`
+    #[prost(uint32, repeated, tag = "9")]
+    pub requirement: ::prost::alloc::vec::Vec<u32>,
+    #[prost(message, repeated, tag = "10")]
+    pub requirements: ::prost::alloc::vec::Vec<Requirement>,
+    #[prost(uint32, repeated, tag = "11")]
+    pub input_counts: ::prost::alloc::vec::Vec<u32>,
+    /// Positions: first those of `external`, then the tasks of this submission in order. Inputs of a
+    /// task come before it.
+    #[prost(uint32, repeated, tag = "12")]
+    pub inputs: ::prost::alloc::vec::Vec<u32>,
+    /// keys that are there already
+    #[prost(string, repeated, tag = "13")]
+    pub external: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// positions of tasks that the client wants
+    #[prost(uint32, repeated, tag = "14")]
+    pub wanted: ::prost::alloc::vec::Vec<u32>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FuturesReply {
+    /// first batch only
+    #[prost(message, optional, tag = "1")]
+    pub hello: ::core::option::Option<Hello>,
+    /// the stream ends after it
+    #[prost(message, optional, tag = "2")]
+    pub refused: ::core::option::Option<Fault>,
+    /// commands up to this number will not be lost; 0: nothing new
+    #[prost(uint64, tag = "3")]
+    pub acknowledged: u64,
+    /// in order
+    #[prost(message, repeated, tag = "4")]
+    pub events: ::prost::alloc::vec::Vec<FutureEvent>,
+    #[prost(message, repeated, tag = "5")]
+    pub topics: ::prost::alloc::vec::Vec<TopicEvent>,
+    #[prost(message, repeated, tag = "6")]
+    pub notices: ::prost::alloc::vec::Vec<Notice>,
+    /// all keys were dropped because a client asked for it
+    #[prost(bool, tag = "7")]
+    pub is_restarted: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FutureEvent {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(oneof = "future_event::Event", tags = "2, 3, 4, 5, 6")]
+    pub event: ::core::option::Option<future_event::Event>,
+}
+/// Nested message and enum types in `FutureEvent`.
+pub mod future_event {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Event {
+        #[prost(message, tag = "2")]
+        Ready(super::FutureReady),
+        #[prost(message, tag = "3")]
+        Failed(super::Fault),
+        #[prost(message, tag = "4")]
+        Lost(super::Empty),
+        #[prost(message, tag = "5")]
+        Cancelled(super::FutureCancelled),
+        #[prost(message, tag = "6")]
+        Retried(super::Empty),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FutureReady {
+    /// for `Fetch`
+    #[prost(message, optional, tag = "1")]
+    pub task: ::core::option::Option<TaskId>,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// of this very result, if it was at hand
+    #[prost(message, optional, tag = "3")]
+    pub value: ::core::option::Option<SmallValue>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FutureCancelled {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+}
+/// Something that was said about a topic, to those who listen.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TopicEvent {
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    /// since 1970
+    #[prost(uint64, tag = "2")]
+    pub time_micros: u64,
+    /// opaque
+    #[prost(bytes = "bytes", tag = "3")]
+    pub content: ::prost::bytes::Bytes,
+}
+/// See the questions of the crate for futures: JSON with opaque values beside it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Question {
+    #[prost(string, tag = "1")]
+    pub client: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub content: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub values: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Answer {
+    /// absent: answered
+    #[prost(message, optional, tag = "1")]
+    pub fault: ::core::option::Option<Fault>,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub content: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub values: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// First a part with a key, then the value's bytes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutPart {
+    #[prost(string, tag = "1")]
+    pub client: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    /// store's PayloadKind
+    #[prost(uint32, tag = "3")]
+    pub kind: u32,
+    #[prost(uint64, tag = "4")]
+    pub total_bytes: u64,
+    /// one of these holds it; empty: any
+    #[prost(string, repeated, tag = "5")]
+    pub workers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bytes = "bytes", tag = "6")]
+    pub data: ::prost::bytes::Bytes,
+    /// a copy goes to each of `workers`, or to all
+    #[prost(bool, tag = "7")]
+    pub is_shared: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutReply {
+    #[prost(message, optional, tag = "1")]
+    pub fault: ::core::option::Option<Fault>,
+    #[prost(message, optional, tag = "2")]
+    pub task: ::core::option::Option<TaskId>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {}
@@ -550,6 +969,15 @@ pub struct StatusReply {
     pub workers: ::prost::alloc::vec::Vec<WorkerStatus>,
     #[prost(message, repeated, tag = "4")]
     pub graphs: ::prost::alloc::vec::Vec<GraphStatus>,
+    #[prost(message, repeated, tag = "5")]
+    pub groups: ::prost::alloc::vec::Vec<GroupBacklog>,
+    #[prost(message, repeated, tag = "6")]
+    pub unplaceable: ::prost::alloc::vec::Vec<ClassBacklog>,
+    #[prost(message, optional, tag = "7")]
+    pub cluster: ::core::option::Option<ClusterProgress>,
+    /// expected run time of all known unfinished tasks
+    #[prost(uint64, tag = "8")]
+    pub backlog_micros: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkerStatus {
@@ -573,6 +1001,28 @@ pub struct WorkerStatus {
     pub data_address: ::prost::alloc::string::String,
     #[prost(uint32, tag = "10")]
     pub process_id: u32,
+    #[prost(enumeration = "Standing", tag = "11")]
+    pub standing: i32,
+    /// of its processes
+    #[prost(uint64, tag = "12")]
+    pub resident_bytes: u64,
+    #[prost(uint64, tag = "13")]
+    pub spilled_bytes: u64,
+    /// of memory for the whole worker
+    #[prost(uint64, tag = "14")]
+    pub limit_bytes: u64,
+    /// how long it has had nothing to do
+    #[prost(uint64, tag = "15")]
+    pub idle_ms: u64,
+    /// since it was last heard
+    #[prost(uint64, tag = "16")]
+    pub silent_ms: u64,
+    #[prost(string, tag = "17")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "18")]
+    pub pod_uid: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "19")]
+    pub loaded: ::core::option::Option<Loaded>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GraphStatus {
@@ -591,16 +1041,65 @@ pub struct GraphStatus {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RetireRequest {
+    /// names
     #[prost(string, repeated, tag = "1")]
     pub workers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Instead of names: so many of a group, those that can go most cheaply.
+    #[prost(string, tag = "2")]
+    pub group: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub count: u32,
+    /// What still runs after this time is stopped and runs elsewhere; 0: it is waited for.
+    #[prost(uint64, tag = "4")]
+    pub deadline_ms: u64,
+    /// They end by themselves when they are empty; otherwise they stay, empty, until they are ended.
+    #[prost(bool, tag = "6")]
+    pub ends: bool,
+    /// They stay after all.
+    #[prost(bool, tag = "5")]
+    pub is_cancelled: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RetireReply {
+    /// names; `Telemetry` and `Status` tell when each is empty
     #[prost(string, repeated, tag = "1")]
     pub accepted: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "2")]
+    pub refused: ::prost::alloc::vec::Vec<RetireRefused>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetireRefused {
+    #[prost(string, tag = "1")]
+    pub worker: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkerEndedRequest {
+    /// its name
+    #[prost(string, tag = "1")]
+    pub worker: ::prost::alloc::string::String,
+    /// if it has one: another pod of the same name is not meant
+    #[prost(string, tag = "2")]
+    pub pod_uid: ::prost::alloc::string::String,
+    /// in words: exit status, signal, out of memory
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// if it has no pod
+    #[prost(uint32, tag = "4")]
+    pub process_id: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TelemetryRequest {}
+pub struct WorkerEndedReply {
+    #[prost(bool, tag = "1")]
+    pub was_known: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TelemetryRequest {
+    /// Work that a worker should have at most, to size groups by; 0: 5 s.
+    #[prost(uint64, tag = "1")]
+    pub target_seconds: u64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TelemetryReply {
     /// tasks that could run now
@@ -615,6 +1114,178 @@ pub struct TelemetryReply {
     pub backlog_micros: u64,
     #[prost(message, repeated, tag = "5")]
     pub workers: ::prost::alloc::vec::Vec<WorkerStatus>,
+    #[prost(message, repeated, tag = "6")]
+    pub groups: ::prost::alloc::vec::Vec<GroupBacklog>,
+    #[prost(message, repeated, tag = "7")]
+    pub unplaceable: ::prost::alloc::vec::Vec<ClassBacklog>,
+    /// that are not done
+    #[prost(uint32, tag = "8")]
+    pub graphs: u32,
+    #[prost(uint32, tag = "9")]
+    pub clients: u32,
+    /// how long nothing was to do and nobody was connected
+    #[prost(uint64, tag = "10")]
+    pub idle_ms: u64,
+    #[prost(uint64, tag = "11")]
+    pub incarnation: u64,
+    #[prost(uint32, tag = "12")]
+    pub epoch: u32,
+    /// by the scheduler itself
+    #[prost(message, optional, tag = "13")]
+    pub loaded: ::core::option::Option<Loaded>,
+}
+/// See core's type of the same name.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupBacklog {
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub workers: u32,
+    #[prost(uint32, tag = "3")]
+    pub workers_open: u32,
+    #[prost(uint64, tag = "4")]
+    pub slots: u64,
+    #[prost(uint64, tag = "5")]
+    pub waiting_tasks: u64,
+    #[prost(uint64, tag = "6")]
+    pub waiting_micros: u64,
+    #[prost(uint64, tag = "7")]
+    pub placed_micros: u64,
+    #[prost(uint64, tag = "8")]
+    pub tail_micros: u64,
+    #[prost(uint64, tag = "9")]
+    pub held_bytes: u64,
+    #[prost(uint64, tag = "10")]
+    pub expected_bytes: u64,
+    #[prost(uint64, tag = "11")]
+    pub memory_bytes: u64,
+    #[prost(uint64, tag = "12")]
+    pub workers_wanted: u64,
+    #[prost(uint64, tag = "13")]
+    pub idle_ms: u64,
+    #[prost(string, tag = "14")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "15")]
+    pub classes: ::prost::alloc::vec::Vec<ClassBacklog>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClassBacklog {
+    #[prost(message, optional, tag = "1")]
+    pub requirement: ::core::option::Option<Requirement>,
+    #[prost(uint64, tag = "2")]
+    pub ready_tasks: u64,
+    #[prost(uint64, tag = "3")]
+    pub waiting_tasks: u64,
+    #[prost(uint64, tag = "4")]
+    pub waiting_micros: u64,
+    #[prost(uint64, tag = "5")]
+    pub expected_bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainRequest {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// its name; empty: all graphs are looked through
+    #[prost(string, tag = "2")]
+    pub graph: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainReply {
+    /// of each graph that has the key, newest first
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: ::prost::alloc::vec::Vec<TaskExplanation>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskExplanation {
+    #[prost(string, tag = "1")]
+    pub graph: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "4")]
+    pub attempts: u32,
+    #[prost(uint32, tag = "5")]
+    pub retries_left: u32,
+    #[prost(uint32, tag = "6")]
+    pub crashes: u32,
+    #[prost(uint32, tag = "7")]
+    pub fetch_failures: u32,
+    /// where it is, or its result
+    #[prost(string, tag = "8")]
+    pub worker: ::prost::alloc::string::String,
+    /// one fact each, the most important first
+    #[prost(string, repeated, tag = "9")]
+    pub lines: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// if it failed
+    #[prost(message, optional, tag = "10")]
+    pub fault: ::core::option::Option<Fault>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogsRequest {
+    /// names; empty: all
+    #[prost(string, tag = "1")]
+    pub graph: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub worker: ::prost::alloc::string::String,
+    /// at most, the newest; 0: 1,000
+    #[prost(uint32, tag = "4")]
+    pub lines: u32,
+    #[prost(bool, tag = "5")]
+    pub is_followed: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LogsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub lines: ::prost::alloc::vec::Vec<LogLine>,
+    /// lines that were asked for but are not kept any more
+    #[prost(uint64, tag = "2")]
+    pub dropped: u64,
+}
+/// How the scheduler regards a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Standing {
+    Unknown = 0,
+    Active = 1,
+    /// it has no room for new work
+    Paused = 2,
+    /// it is being drained
+    Retiring = 3,
+    /// it is drained: it may be deleted
+    Empty = 4,
+    /// nobody hears of it
+    Suspect = 5,
+}
+impl Standing {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "STANDING_UNKNOWN",
+            Self::Active => "STANDING_ACTIVE",
+            Self::Paused => "STANDING_PAUSED",
+            Self::Retiring => "STANDING_RETIRING",
+            Self::Empty => "STANDING_EMPTY",
+            Self::Suspect => "STANDING_SUSPECT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STANDING_UNKNOWN" => Some(Self::Unknown),
+            "STANDING_ACTIVE" => Some(Self::Active),
+            "STANDING_PAUSED" => Some(Self::Paused),
+            "STANDING_RETIRING" => Some(Self::Retiring),
+            "STANDING_EMPTY" => Some(Self::Empty),
+            "STANDING_SUSPECT" => Some(Self::Suspect),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod scheduler_client {
@@ -756,7 +1427,7 @@ pub mod scheduler_client {
                 .insert(GrpcMethod::new("oxidask.v1.Scheduler", "Session"));
             self.inner.streaming(req, path, codec).await
         }
-        /// Results, relayed from the workers that hold them. Role: client.
+        /// Results, relayed from the workers that hold them. Role: client, worker (a task may be a client).
         pub async fn fetch(
             &mut self,
             request: impl tonic::IntoRequest<super::FetchRequest>,
@@ -803,7 +1474,7 @@ pub mod scheduler_client {
                 .insert(GrpcMethod::new("oxidask.v1.Scheduler", "Status"));
             self.inner.unary(req, path, codec).await
         }
-        /// Asks workers to hand over what they hold and go. Role: operator, client.
+        /// Asks workers to hand over what they hold and go, or to stay after all. Role: operator, client.
         pub async fn retire(
             &mut self,
             request: impl tonic::IntoRequest<super::RetireRequest>,
@@ -825,7 +1496,33 @@ pub mod scheduler_client {
                 .insert(GrpcMethod::new("oxidask.v1.Scheduler", "Retire"));
             self.inner.unary(req, path, codec).await
         }
-        /// Backlog and workers, a message whenever they change, at most once a second. Role: operator.
+        /// Whoever started a worker says that its process has ended, and how. Role: operator, client.
+        pub async fn worker_ended(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WorkerEndedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::WorkerEndedReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/oxidask.v1.Scheduler/WorkerEnded",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("oxidask.v1.Scheduler", "WorkerEnded"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Backlog and workers: a message at first and whenever they change, at most each 100 ms. Role:
+        /// operator.
         pub async fn telemetry(
             &mut self,
             request: impl tonic::IntoRequest<super::TelemetryRequest>,
@@ -848,6 +1545,52 @@ pub mod scheduler_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("oxidask.v1.Scheduler", "Telemetry"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Why a task waits, is where it is, or failed. Role: client.
+        pub async fn explain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExplainReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/oxidask.v1.Scheduler/Explain",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("oxidask.v1.Scheduler", "Explain"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Log lines that are kept, then, if asked for, new ones as they come. Role: client.
+        pub async fn logs(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LogsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LogsReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/oxidask.v1.Scheduler/Logs",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("oxidask.v1.Scheduler", "Logs"));
             self.inner.server_streaming(req, path, codec).await
         }
     }
@@ -893,7 +1636,7 @@ pub mod scheduler_server {
             >
             + std::marker::Send
             + 'static;
-        /// Results, relayed from the workers that hold them. Role: client.
+        /// Results, relayed from the workers that hold them. Role: client, worker (a task may be a client).
         async fn fetch(
             &self,
             request: tonic::Request<super::FetchRequest>,
@@ -903,22 +1646,47 @@ pub mod scheduler_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusReply>, tonic::Status>;
-        /// Asks workers to hand over what they hold and go. Role: operator, client.
+        /// Asks workers to hand over what they hold and go, or to stay after all. Role: operator, client.
         async fn retire(
             &self,
             request: tonic::Request<super::RetireRequest>,
         ) -> std::result::Result<tonic::Response<super::RetireReply>, tonic::Status>;
+        /// Whoever started a worker says that its process has ended, and how. Role: operator, client.
+        async fn worker_ended(
+            &self,
+            request: tonic::Request<super::WorkerEndedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::WorkerEndedReply>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the Telemetry method.
         type TelemetryStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::TelemetryReply, tonic::Status>,
             >
             + std::marker::Send
             + 'static;
-        /// Backlog and workers, a message whenever they change, at most once a second. Role: operator.
+        /// Backlog and workers: a message at first and whenever they change, at most each 100 ms. Role:
+        /// operator.
         async fn telemetry(
             &self,
             request: tonic::Request<super::TelemetryRequest>,
         ) -> std::result::Result<tonic::Response<Self::TelemetryStream>, tonic::Status>;
+        /// Why a task waits, is where it is, or failed. Role: client.
+        async fn explain(
+            &self,
+            request: tonic::Request<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExplainReply>, tonic::Status>;
+        /// Server streaming response type for the Logs method.
+        type LogsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LogsReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Log lines that are kept, then, if asked for, new ones as they come. Role: client.
+        async fn logs(
+            &self,
+            request: tonic::Request<super::LogsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::LogsStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct SchedulerServer<T> {
@@ -1220,6 +1988,51 @@ pub mod scheduler_server {
                     };
                     Box::pin(fut)
                 }
+                "/oxidask.v1.Scheduler/WorkerEnded" => {
+                    #[allow(non_camel_case_types)]
+                    struct WorkerEndedSvc<T: Scheduler>(pub Arc<T>);
+                    impl<
+                        T: Scheduler,
+                    > tonic::server::UnaryService<super::WorkerEndedRequest>
+                    for WorkerEndedSvc<T> {
+                        type Response = super::WorkerEndedReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WorkerEndedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Scheduler>::worker_ended(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WorkerEndedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/oxidask.v1.Scheduler/Telemetry" => {
                     #[allow(non_camel_case_types)]
                     struct TelemetrySvc<T: Scheduler>(pub Arc<T>);
@@ -1251,6 +2064,95 @@ pub mod scheduler_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TelemetrySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/oxidask.v1.Scheduler/Explain" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainSvc<T: Scheduler>(pub Arc<T>);
+                    impl<T: Scheduler> tonic::server::UnaryService<super::ExplainRequest>
+                    for ExplainSvc<T> {
+                        type Response = super::ExplainReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Scheduler>::explain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/oxidask.v1.Scheduler/Logs" => {
+                    #[allow(non_camel_case_types)]
+                    struct LogsSvc<T: Scheduler>(pub Arc<T>);
+                    impl<
+                        T: Scheduler,
+                    > tonic::server::ServerStreamingService<super::LogsRequest>
+                    for LogsSvc<T> {
+                        type Response = super::LogsReply;
+                        type ResponseStream = T::LogsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LogsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Scheduler>::logs(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LogsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -1303,6 +2205,453 @@ pub mod scheduler_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "oxidask.v1.Scheduler";
     impl<T> tonic::server::NamedService for SchedulerServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod futures_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Futures of clients of Dask: keys that several clients may know, in graphs that the scheduler keeps
+    /// for all of them together.
+    #[derive(Debug, Clone)]
+    pub struct FuturesClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl FuturesClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> FuturesClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> FuturesClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            FuturesClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// One stream per client. Role: client, worker (a task may be a client, too).
+        pub async fn exchange(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::FuturesBatch>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FuturesReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/oxidask.v1.Futures/Exchange",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("oxidask.v1.Futures", "Exchange"));
+            self.inner.streaming(req, path, codec).await
+        }
+        /// Questions, and coordination between clients; an answer may take as long as the question allows.
+        /// Role: client, worker.
+        pub async fn ask(
+            &mut self,
+            request: impl tonic::IntoRequest<super::Question>,
+        ) -> std::result::Result<tonic::Response<super::Answer>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/oxidask.v1.Futures/Ask");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("oxidask.v1.Futures", "Ask"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// A value from a client becomes the result of a key, at a worker. Role: client, worker.
+        pub async fn put(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::PutPart>,
+        ) -> std::result::Result<tonic::Response<super::PutReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/oxidask.v1.Futures/Put");
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("oxidask.v1.Futures", "Put"));
+            self.inner.client_streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod futures_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with FuturesServer.
+    #[async_trait]
+    pub trait Futures: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Exchange method.
+        type ExchangeStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FuturesReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// One stream per client. Role: client, worker (a task may be a client, too).
+        async fn exchange(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::FuturesBatch>>,
+        ) -> std::result::Result<tonic::Response<Self::ExchangeStream>, tonic::Status>;
+        /// Questions, and coordination between clients; an answer may take as long as the question allows.
+        /// Role: client, worker.
+        async fn ask(
+            &self,
+            request: tonic::Request<super::Question>,
+        ) -> std::result::Result<tonic::Response<super::Answer>, tonic::Status>;
+        /// A value from a client becomes the result of a key, at a worker. Role: client, worker.
+        async fn put(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::PutPart>>,
+        ) -> std::result::Result<tonic::Response<super::PutReply>, tonic::Status>;
+    }
+    /// Futures of clients of Dask: keys that several clients may know, in graphs that the scheduler keeps
+    /// for all of them together.
+    #[derive(Debug)]
+    pub struct FuturesServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> FuturesServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for FuturesServer<T>
+    where
+        T: Futures,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/oxidask.v1.Futures/Exchange" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExchangeSvc<T: Futures>(pub Arc<T>);
+                    impl<T: Futures> tonic::server::StreamingService<super::FuturesBatch>
+                    for ExchangeSvc<T> {
+                        type Response = super::FuturesReply;
+                        type ResponseStream = T::ExchangeStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::FuturesBatch>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Futures>::exchange(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExchangeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/oxidask.v1.Futures/Ask" => {
+                    #[allow(non_camel_case_types)]
+                    struct AskSvc<T: Futures>(pub Arc<T>);
+                    impl<T: Futures> tonic::server::UnaryService<super::Question>
+                    for AskSvc<T> {
+                        type Response = super::Answer;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::Question>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Futures>::ask(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AskSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/oxidask.v1.Futures/Put" => {
+                    #[allow(non_camel_case_types)]
+                    struct PutSvc<T: Futures>(pub Arc<T>);
+                    impl<
+                        T: Futures,
+                    > tonic::server::ClientStreamingService<super::PutPart>
+                    for PutSvc<T> {
+                        type Response = super::PutReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::PutPart>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Futures>::put(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PutSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for FuturesServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "oxidask.v1.Futures";
+    impl<T> tonic::server::NamedService for FuturesServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -28,6 +28,8 @@ pub struct PlacedChunk {
     pub part: Vec<u32>,
     /// How many of its inputs, the first ones, each task reads by itself; empty: none.
     pub streamed_inputs: Vec<u32>,
+    /// What each task's body is given besides its inputs; empty: nothing. The core never sees it.
+    pub arguments: Vec<Bytes>,
 }
 
 impl From<PlacedChunk> for wire::GraphChunk {
@@ -52,6 +54,7 @@ impl From<PlacedChunk> for wire::GraphChunk {
             is_last: chunk.is_last,
             part: placed.part,
             streamed_inputs: placed.streamed_inputs,
+            arguments: placed.arguments,
         }
     }
 }
@@ -86,6 +89,7 @@ impl TryFrom<wire::GraphChunk> for PlacedChunk {
             bodies: chunk.new_bodies,
             part: chunk.part,
             streamed_inputs: chunk.streamed_inputs,
+            arguments: chunk.arguments,
         })
     }
 }
@@ -146,6 +150,7 @@ fn check(chunk: &wire::GraphChunk) -> Result<(), ProtoError> {
         ("input_counts", chunk.input_counts.len()),
         ("part", chunk.part.len()),
         ("streamed_inputs", chunk.streamed_inputs.len()),
+        ("arguments", chunk.arguments.len()),
     ] {
         if length != 0 {
             column(name, length, tasks)?;

@@ -12,7 +12,10 @@ pub mod fault;
 pub mod graph;
 pub mod hello;
 pub mod ids;
+pub mod inventory;
+pub mod keda;
 pub mod report;
+pub mod upload;
 pub mod wire;
 
 pub use error::ProtoError;
@@ -20,6 +23,9 @@ pub use hello::{BUILD, PROTOCOL_VERSION};
 
 /// Bytes of one encoded message. Set it on both sides of each stream; tonic's own limit is 4 MiB.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of a result that travels beside the report of its end, and beside the news for clients.
+pub const SMALL_VALUE_BYTES_MAX: usize = 1024;
 
 /// Bytes at which a sender closes a chunk of a graph and begins the next.
 pub const CHUNK_BYTES_TARGET: usize = 1024 * 1024;

@@ -45,6 +45,8 @@ pub fn to_wire((task, attempt, report): AttemptReport) -> wire::Report {
             })
         }
         TaskReport::Retracted => Outcome::Retracted(wire::Empty {}),
+        TaskReport::Seceded => Outcome::Seceded(wire::Empty {}),
+        TaskReport::Rejoined => Outcome::Rejoined(wire::Empty {}),
     };
     wire::Report {
         task: Some(task.into()),
@@ -96,6 +98,8 @@ pub fn from_wire(report: wire::Report) -> Result<AttemptReport, ProtoError> {
             TaskReport::InputsLost { lost }
         }
         Outcome::Retracted(wire::Empty {}) => TaskReport::Retracted,
+        Outcome::Seceded(wire::Empty {}) => TaskReport::Seceded,
+        Outcome::Rejoined(wire::Empty {}) => TaskReport::Rejoined,
     };
     Ok((task, attempt, report))
 }

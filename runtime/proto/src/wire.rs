@@ -7,6 +7,7 @@
     missing_debug_implementations,
     unused_qualifications,
     clippy::pedantic,
+    clippy::large_enum_variant,
     clippy::or_fun_call,
     clippy::too_many_lines,
     clippy::allow_attributes_without_reason,

@@ -73,7 +73,7 @@ prop_compose! {
             part.clone_from(&chunk.retries);
             streamed_inputs.extend(chunk.input_counts.iter().map(|count| count / 2));
         }
-        PlacedChunk { graph: GraphId(graph), number, chunk, bodies, part, streamed_inputs }
+        PlacedChunk { graph: GraphId(graph), number, chunk, bodies, part, streamed_inputs, arguments: Vec::new() }
     }
 }
 

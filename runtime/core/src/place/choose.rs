@@ -73,7 +73,7 @@ impl Locality {
 impl Round<'_> {
     /// The worker for a ready task: the one with the least load, or a holder of inputs for which
     /// it is worth waiting.
-    pub(super) fn choose(&mut self, class: u32, (_, graph, task): Rank, least: u32) -> u32 {
+    pub(super) fn choose(&mut self, class: u32, (_, graph, (_, task)): Rank, least: u32) -> u32 {
         let (Some(class), Some(graph)) = (self.classes.get(class), self.graphs.get(&graph)) else {
             return least;
         };
@@ -105,7 +105,8 @@ impl Round<'_> {
             let Some(worker) = self.fleet.at(place) else {
                 continue;
             };
-            let is_possible = (class.is_free() || class.admits(worker))
+            let is_possible = worker.is_open
+                && (class.is_free() || class.admits(worker))
                 && takes(class, worker, place, &self.memory.is_contended);
             if is_possible {
                 best = best.min((cost(place, worker), locality.missing(place), place));

@@ -5,7 +5,7 @@
 
 use crate::fleet::{Fleet, Worker};
 
-/// Load of a place without a worker: never wins against one with a worker.
+/// Load of a place without a worker that takes work: never wins against one with a worker.
 const ABSENT: u64 = u64::MAX;
 
 /// All places by load.
@@ -26,7 +26,8 @@ impl LeastLoaded {
     /// Takes over what has changed in the fleet.
     pub(crate) fn follow(&mut self, fleet: &mut Fleet) {
         while let Some(place) = fleet.next_changed() {
-            let load = fleet.at(place).map_or(ABSENT, Worker::load_key);
+            let open = fleet.at(place).filter(|worker| worker.is_open);
+            let load = open.map_or(ABSENT, Worker::load_key);
             self.set(place, load);
         }
     }

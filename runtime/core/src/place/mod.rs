@@ -20,11 +20,13 @@ use std::collections::binary_heap::PeekMut;
 pub(crate) use queue::{Class, Classes};
 
 use crate::config::CoreConfig;
+use crate::drain;
 use crate::effect::Effect;
 use crate::fleet::{Fleet, QUEUE_DEPTH_MAX, Worker};
 use crate::graph::Graph;
 use crate::ids::{GraphId, IdMap, Timestamp};
 use crate::machine::Core;
+use crate::notes::Notes;
 use crate::place::choose::Locality;
 use crate::place::least::LeastLoaded;
 use crate::place::queue::Rank;
@@ -54,6 +56,7 @@ struct Round<'a> {
     fleet: &'a mut Fleet,
     classes: &'a mut Classes,
     config: &'a CoreConfig,
+    notes: &'a mut Notes,
     memory: &'a mut Placement,
     effects: &'a mut Vec<Effect>,
     /// Tasks that may still be handed out.
@@ -75,11 +78,15 @@ pub(crate) fn place(core: &mut Core, now: Timestamp, effects: &mut Vec<Effect>) 
     if core.fleet.len() == 0 {
         return;
     }
+    if core.fleet.retiring > 0 {
+        drain::pump(core, now, effects);
+    }
     let mut round = Round {
         graphs: &mut core.graphs,
         fleet: &mut core.fleet,
         classes: &mut core.classes,
         config: &core.config,
+        notes: &mut core.notes,
         memory: &mut core.placement,
         effects,
         budget: ASSIGNMENTS_MAX,
@@ -130,7 +137,7 @@ impl Round<'_> {
             if next.is_some_and(|next| next < rank) {
                 return Outcome::Yield(rank);
             }
-            let (_, graph, task) = rank;
+            let (_, graph, (_, task)) = rank;
             let least = least_loaded(class, self.fleet, self.memory);
             let Some(graph) = self.graphs.get_mut(&graph) else {
                 return Outcome::Full;
@@ -156,7 +163,7 @@ impl Round<'_> {
         }
     }
 
-    fn assign(&mut self, (_, graph, task): Rank, place: u32) {
+    fn assign(&mut self, (_, graph, (_, task)): Rank, place: u32) {
         let Some(graph) = self.graphs.get_mut(&graph) else {
             return;
         };
@@ -165,6 +172,7 @@ impl Round<'_> {
             fleet: self.fleet,
             classes: self.classes,
             config: self.config,
+            notes: self.notes,
             effects: self.effects,
         };
         scope.assign(task, place);
@@ -186,7 +194,7 @@ impl Round<'_> {
 fn first_ready(class: &mut Class, graphs: &IdMap<GraphId, Box<Graph>>) -> Option<Rank> {
     loop {
         let rank = class.queue.peek()?;
-        let (_, graph, task) = rank;
+        let (_, graph, (_, task)) = rank;
         let state = graphs
             .get(&graph)
             .and_then(|graph| graph.state.get(task as usize));

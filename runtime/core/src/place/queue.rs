@@ -3,7 +3,7 @@
 //!
 //! Invariants: every ready task is in the queue of its class at least once; other entries are
 //! stale and dropped when they come up. `eligible` names exactly the present workers that could
-//! run the class.
+//! run the class and take new work.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -12,52 +12,127 @@ use crate::chunk::Requirement;
 use crate::fleet::{Fleet, Worker};
 use crate::ids::GraphId;
 
-/// The order in which tasks are placed: larger priority, older graph, earlier task.
-pub(crate) type Rank = (Reverse<i32>, GraphId, u32);
+/// A task with its turn within its graph: see `Graph::turn`.
+type Turn = (u32, u32);
 
-/// Tasks of one priority and graph. Tasks mostly become ready in order, which costs no sorting.
+/// The order in which tasks are placed: larger priority, older graph, earlier turn, earlier task.
+pub(crate) type Rank = (Reverse<i32>, GraphId, Turn);
+
+/// Sorted runs that are kept of the tasks of one priority and graph.
+const RUNS: usize = 4;
+
+/// Tasks of one priority and graph. Tasks mostly become ready in a few interleaved orders, which
+/// costs no sorting: each is a run; what fits into none goes to a heap.
 #[derive(Debug, Default)]
 struct Bucket {
-    ordered: VecDeque<u32>,
-    late: BinaryHeap<Reverse<u32>>,
+    runs: [Run; RUNS],
+    late: BinaryHeap<Reverse<Turn>>,
+    /// Tasks that are not in the first run.
+    others: usize,
 }
 
-impl Bucket {
-    fn push(&mut self, task: u32) {
-        if self.ordered.back().is_none_or(|last| *last < task) {
-            self.ordered.push_back(task);
-        } else {
-            self.late.push(Reverse(task));
+/// Tasks in order. Neighbours of the same turn, as tasks without inputs mostly are, are one entry.
+#[derive(Debug, Default)]
+struct Run(VecDeque<Neighbours>);
+
+#[derive(Debug, Clone, Copy)]
+struct Neighbours {
+    turn: u32,
+    first: u32,
+    count: u32,
+}
+
+impl Run {
+    /// Takes the task if it comes after all others.
+    fn push(&mut self, (turn, task): Turn) -> bool {
+        let Some(last) = self.0.back_mut() else {
+            self.start((turn, task));
+            return true;
+        };
+        let next = last.first.saturating_add(last.count);
+        if last.turn == turn && next == task {
+            last.count += 1;
+            return true;
         }
+        let is_later = (last.turn, next) <= (turn, task);
+        if is_later {
+            self.start((turn, task));
+        }
+        is_later
     }
 
-    fn peek(&self) -> Option<u32> {
-        match (self.ordered.front(), self.late.peek()) {
-            (Some(first), Some(Reverse(late))) => Some(*first.min(late)),
-            (Some(first), None) => Some(*first),
-            (None, late) => late.map(|Reverse(task)| *task),
-        }
+    fn start(&mut self, (turn, first): Turn) {
+        let count = 1;
+        self.0.push_back(Neighbours { turn, first, count });
+    }
+
+    fn first(&self) -> Option<Turn> {
+        let first = self.0.front()?;
+        Some((first.turn, first.first))
     }
 
     fn pop(&mut self) {
-        match (self.ordered.front(), self.late.peek()) {
-            (Some(first), Some(Reverse(late))) if late < first => {
-                self.late.pop();
-            }
-            (Some(_), _) => {
-                self.ordered.pop_front();
-            }
-            (None, _) => {
-                self.late.pop();
+        if let Some(front) = self.0.front_mut() {
+            if front.count > 1 {
+                front.first += 1;
+                front.count -= 1;
+            } else {
+                self.0.pop_front();
             }
         }
     }
 
     fn iter(&self) -> impl Iterator<Item = u32> {
-        self.ordered
-            .iter()
-            .copied()
-            .chain(self.late.iter().map(|Reverse(task)| *task))
+        let tasks = |entry: &Neighbours| entry.first..entry.first + entry.count;
+        self.0.iter().flat_map(tasks)
+    }
+}
+
+impl Bucket {
+    fn push(&mut self, task: Turn) {
+        let [main, others @ ..] = &mut self.runs;
+        if main.push(task) {
+            return;
+        }
+        self.others += 1;
+        if !others.iter_mut().any(|run| run.push(task)) {
+            self.late.push(Reverse(task));
+        }
+    }
+
+    /// The first task, and its run; the heap is the one after the last.
+    fn first(&self) -> Option<(Turn, usize)> {
+        let late = self.late.peek().map(|Reverse(task)| (*task, RUNS));
+        let fronts = self.runs.iter().zip(0..);
+        fronts
+            .filter_map(|(run, at)| Some((run.first()?, at)))
+            .chain(late)
+            .min()
+    }
+
+    fn peek(&self) -> Option<Turn> {
+        if self.others == 0 {
+            return self.runs[0].first();
+        }
+        self.first().map(|(task, _)| task)
+    }
+
+    fn pop(&mut self) {
+        let at = match self.others {
+            0 => 0,
+            _ => self.first().map_or(0, |(_, at)| at),
+        };
+        self.others -= usize::from(at > 0);
+        if at < RUNS {
+            self.runs[at].pop();
+        } else {
+            self.late.pop();
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u32> {
+        let late = self.late.iter().map(|Reverse((_, task))| *task);
+        self.runs.iter().flat_map(Run::iter).chain(late)
     }
 }
 
@@ -68,7 +143,7 @@ pub(crate) struct ReadyQueue {
 }
 
 impl ReadyQueue {
-    pub(crate) fn push(&mut self, priority: i32, graph: GraphId, task: u32) {
+    pub(crate) fn push(&mut self, priority: i32, graph: GraphId, task: Turn) {
         self.buckets
             .entry((Reverse(priority), graph))
             .or_default()
@@ -168,7 +243,7 @@ impl Classes {
         };
         class.eligible = fleet
             .iter()
-            .filter(|(_, worker)| class.admits(worker))
+            .filter(|(_, worker)| worker.is_open && class.admits(worker))
             .map(|(place, _)| place)
             .collect();
         let index = if let Some(index) = self.free.pop() {
@@ -223,10 +298,11 @@ impl Classes {
             .filter_map(|(index, class)| Some((index, class.as_mut()?)))
     }
 
-    /// A worker is there.
-    pub(crate) fn worker_joined(&mut self, place: u32, worker: &Worker) {
+    /// A worker is there, or takes new work again, or no more.
+    pub(crate) fn worker_changed(&mut self, place: u32, worker: &Worker) {
+        self.worker_lost(place);
         for (_, class) in self.iter_mut() {
-            if class.admits(worker) {
+            if worker.is_open && class.admits(worker) {
                 class.eligible.push(place);
             }
         }
@@ -256,10 +332,10 @@ mod tests {
             (7, 2, 1),
             (-1, 1, 0),
         ] {
-            queue.push(priority, GraphId(graph), task);
+            queue.push(priority, GraphId(graph), (task, task));
         }
         let mut order = Vec::new();
-        while let Some((Reverse(priority), graph, task)) = queue.peek() {
+        while let Some((Reverse(priority), graph, (_, task))) = queue.peek() {
             queue.pop();
             order.push((priority, graph.0, task));
         }

@@ -73,7 +73,7 @@ impl Round<'_> {
         self.memory.last_rebalance = Some(now);
         let mut takers = Vec::new();
         let mut givers = Vec::new();
-        for (place, worker) in self.fleet.iter() {
+        for (place, worker) in self.fleet.iter().filter(|(_, worker)| worker.is_open) {
             let (load, occupancy) = (worker.load, worker.occupancy);
             if load < u64::from(worker.slots) {
                 takers.push(Taker {
@@ -130,6 +130,7 @@ impl Round<'_> {
                 fleet: self.fleet,
                 classes: self.classes,
                 config: self.config,
+                notes: self.notes,
                 effects: self.effects,
             };
             let task = entry.task.task.0;

@@ -10,9 +10,11 @@ use crate::chunk::{
     TASK_INPUTS_MAX,
 };
 use crate::effect::Effect;
-use crate::graph::{Graph, Group, NewTask};
+use crate::graph::{Graph, NewTask};
+use crate::group::Group;
 use crate::ids::{ClientId, GraphId};
 use crate::machine::Core;
+use crate::restore::Restored;
 use crate::scope::Scope;
 use crate::transitions::TaskState;
 
@@ -57,6 +59,10 @@ pub(super) fn arrived(
         Err(error) => {
             let error = Arc::new(error);
             scope.graph.is_refused = true;
+            scope.notes.note(|| Restored::Refused {
+                graph,
+                error: Arc::clone(&error),
+            });
             let refusal = Effect::GraphRefused {
                 client,
                 graph,
@@ -66,7 +72,7 @@ pub(super) fn arrived(
             scope.stop(error);
         }
     }
-    scope.tell_done();
+    scope.conclude();
 }
 
 // ---- checks ----
@@ -236,6 +242,15 @@ fn syntax(message: &str) -> Diagnostic {
 // ---- taking in ----
 
 fn accept(scope: &mut Scope<'_>, chunk: &GraphChunk) {
+    enter(scope, chunk);
+    append(scope, chunk);
+    if chunk.is_last {
+        scope.seal();
+    }
+}
+
+/// Takes in what the tasks of a chunk refer to.
+fn enter(scope: &mut Scope<'_>, chunk: &GraphChunk) {
     scope.graph.next_chunk += 1;
     scope.graph.bodies += u64::from(chunk.new_bodies_count);
     for name in &chunk.new_groups {
@@ -244,10 +259,6 @@ fn accept(scope: &mut Scope<'_>, chunk: &GraphChunk) {
     for requirement in &chunk.new_requirements {
         let class = scope.classes.enter(&normal_form(requirement), scope.fleet);
         scope.graph.classes.push(class);
-    }
-    append(scope, chunk);
-    if chunk.is_last {
-        scope.seal();
     }
 }
 
@@ -275,16 +286,38 @@ fn append(scope: &mut Scope<'_>, chunk: &GraphChunk) {
     scope
         .graph
         .reserve(chunk.len(), chunk.inputs.len(), chunk.keys.len());
+    let first = scope.graph.len();
+    let mut released = Vec::new();
+    each_task(chunk, |new| {
+        let task = scope.graph.push(new);
+        if new.inputs.is_empty() {
+            scope.transition(task, TaskState::Ready);
+        } else {
+            scope.await_inputs(task, &mut released);
+        }
+    });
+    scope.recompute(released);
+    for task in &chunk.wanted {
+        want(scope, task.0);
+    }
+    if scope.graph.is_open_ended {
+        for task in first..scope.graph.len() {
+            scope.release_if_unneeded(task);
+        }
+    }
+}
+
+/// The tasks of a chunk that was checked, in order.
+fn each_task<'a>(chunk: &'a GraphChunk, mut add: impl FnMut(NewTask<'a>)) {
     let narrow = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
     let mut keys = chunk.keys.as_str();
     let mut inputs = chunk.inputs.as_slice();
-    let mut released = Vec::new();
     for at in 0..chunk.len() {
         let (key, other_keys) = keys.split_at(chunk.key_lengths[at] as usize);
         let count = chunk.input_counts.get(at).copied().unwrap_or(0);
         let (own_inputs, other_inputs) = inputs.split_at(count as usize);
         (keys, inputs) = (other_keys, other_inputs);
-        let task = scope.graph.push(NewTask {
+        add(NewTask {
             key,
             inputs: own_inputs,
             body: chunk.body[at],
@@ -293,15 +326,36 @@ fn append(scope: &mut Scope<'_>, chunk: &GraphChunk) {
             priority: chunk.priority.get(at).copied().unwrap_or(0),
             retries: chunk.retries.get(at).copied().unwrap_or(0),
         });
-        if own_inputs.is_empty() {
-            scope.transition(task, TaskState::Ready);
-        } else {
-            scope.await_inputs(task, &mut released);
-        }
     }
-    scope.recompute(released);
+}
+
+/// Takes in a chunk that a journal has kept: its tasks stay waiting, whatever their inputs.
+pub(crate) fn restore(
+    scope: &mut Scope<'_>,
+    number: u32,
+    chunk: &GraphChunk,
+) -> Result<(), Diagnostic> {
+    check(scope.graph, number, chunk)?;
+    enter(scope, chunk);
+    scope
+        .graph
+        .reserve(chunk.len(), chunk.inputs.len(), chunk.keys.len());
+    each_task(chunk, |task| {
+        scope.graph.push(task);
+    });
+    restore_wanted(scope.graph, chunk);
+    scope.graph.is_sealed |= chunk.is_last;
+    Ok(())
+}
+
+/// What a chunk that a journal has kept wants. Said again by a chunk that comes twice: what was given
+/// back before it comes twice too.
+pub(crate) fn restore_wanted(graph: &mut Graph, chunk: &GraphChunk) {
     for task in &chunk.wanted {
-        want(scope, task.0);
+        if let Some(is_wanted) = graph.is_wanted.get_mut(task.0 as usize) {
+            graph.wanted_pending += u32::from(!*is_wanted);
+            *is_wanted = true;
+        }
     }
 }
 

@@ -24,9 +24,10 @@ pub(super) fn released(
             continue;
         }
         scope.graph.is_wanted[at] = false;
+        scope.notes.released(*task);
         scope.graph.wanted_pending -= u32::from(scope.graph.state[at].is_pending());
         scope.release_if_unneeded(task.task.0);
-        scope.tell_done();
+        scope.conclude();
     }
 }
 

@@ -9,9 +9,15 @@ use crate::effect::Effect;
 use crate::graph::Graph;
 use crate::ids::{ClientId, GraphId};
 use crate::machine::Core;
+use crate::restore::Restored;
 
 /// A client opens a graph, or attaches to one that is there.
-pub(super) fn opened(core: &mut Core, client: ClientId, name: Arc<str>, effects: &mut Vec<Effect>) {
+pub(super) fn opened(
+    core: &mut Core,
+    client: ClientId,
+    (name, is_open_ended): (Arc<str>, bool),
+    effects: &mut Vec<Effect>,
+) {
     if let Some(graph) = core.names.get(&name).copied() {
         attach(core, client, graph, effects);
         return;
@@ -22,9 +28,15 @@ pub(super) fn opened(core: &mut Core, client: ClientId, name: Arc<str>, effects:
     core.last_graph = number;
     let graph = GraphId(number);
     let class = core.classes.enter(&Requirement::default(), &core.fleet);
-    let table = Graph::new(graph, Arc::clone(&name), client, class);
+    let mut table = Graph::new(graph, Arc::clone(&name), client, class);
+    table.is_open_ended = is_open_ended;
     core.graphs.insert(graph, Box::new(table));
     core.names.insert(Arc::clone(&name), graph);
+    core.notes.note(|| Restored::GraphOpened {
+        graph,
+        name: Arc::clone(&name),
+        is_open_ended,
+    });
     effects.push(Effect::GraphAttached {
         client,
         name,
@@ -64,7 +76,7 @@ fn attach(core: &mut Core, client: ClientId, graph: GraphId, effects: &mut Vec<E
         }
     }
     scope.graph.is_done_told = false;
-    scope.tell_done();
+    scope.conclude();
 }
 
 /// The graph is to stop; its results stay.
@@ -80,9 +92,10 @@ pub(super) fn cancelled(
     if scope.graph.client != Some(client) || scope.graph.ended.is_some() {
         return;
     }
-    let message = format!("graph `{}` was cancelled", scope.graph.name);
-    scope.stop(Arc::new(Diagnostic::new(Code::GraphCancelled, message)));
-    scope.tell_done();
+    let error = scope.graph.cancellation();
+    scope.notes.note(|| Restored::Cancelled { graph });
+    scope.stop(Arc::new(error));
+    scope.conclude();
 }
 
 /// The client is done with the graph.
@@ -106,6 +119,8 @@ pub(super) fn close(core: &mut Core, graph: GraphId, effects: &mut Vec<Effect>) 
         return;
     };
     core.names.remove(&table.name);
+    core.notes.note(|| Restored::Closed { graph });
+    core.fleet.copies.forget(graph);
     for worker in core.fleet.iter_mut() {
         worker.held_log.retain(|held| held.graph != graph);
     }
@@ -113,4 +128,12 @@ pub(super) fn close(core: &mut Core, graph: GraphId, effects: &mut Vec<Effect>) 
         core.classes.leave(*class, graph);
     }
     effects.push(Effect::GraphForgotten { graph });
+}
+
+impl Graph {
+    /// The error of tasks that a cancellation has ended.
+    pub(crate) fn cancellation(&self) -> Diagnostic {
+        let message = format!("graph `{}` was cancelled", self.name);
+        Diagnostic::new(Code::GraphCancelled, message)
+    }
 }

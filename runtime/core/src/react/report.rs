@@ -1,10 +1,14 @@
 //! Events of attempts and results: reports, copies that came and went.
 
+use std::sync::Arc;
+
+use oxidask_diagnostic::Diagnostic;
+
 use crate::effect::Effect;
 use crate::event::TaskReport;
 use crate::ids::{Attempt, TaskRef, WorkerId};
 use crate::machine::Core;
-use crate::scope::Scope;
+use crate::scope::{Made, Scope};
 use crate::transitions::TaskState;
 
 /// A worker reports about attempts. What is not about the current attempt is ignored, but a result
@@ -31,7 +35,14 @@ pub(super) fn reported(
         };
         if scope.is_current(task.task.0, attempt, worker) {
             apply(&mut scope, task, place, report);
-            scope.tell_done();
+            scope.conclude();
+        } else if let TaskReport::Finished { bytes, rows, .. } = report
+            && scope.is_idle(task.task.0)
+            && !scope.fleet.is_heard(worker)
+        {
+            // It was taken off a suspect, but nobody has begun it again.
+            scope.adopt(task.task.0, place, bytes, rows);
+            scope.conclude();
         } else if is_result && !is_expected_from(&scope, task.task.0, worker) {
             scope.effects.push(Effect::Release { worker, task });
         }
@@ -48,8 +59,12 @@ fn apply(scope: &mut Scope<'_>, task: TaskRef, place: u32, report: TaskReport) {
             duration_micros,
             rows,
         } => {
-            scope.graph.group_of_mut(index).made(bytes, rows);
-            scope.finish(index, place, bytes, duration_micros);
+            let made = Made {
+                bytes,
+                rows,
+                duration_micros,
+            };
+            scope.finish(index, place, made);
         }
         TaskReport::Failed {
             error,
@@ -58,6 +73,11 @@ fn apply(scope: &mut Scope<'_>, task: TaskRef, place: u32, report: TaskReport) {
             scope.attempt_failed(index, error, is_retryable);
         }
         TaskReport::Retracted => scope.requeue(index),
+        TaskReport::Seceded | TaskReport::Rejoined => {
+            // Its start may have been left out.
+            scope.start(index);
+            scope.give_slots(index, report == TaskReport::Seceded);
+        }
         TaskReport::InputsLost { lost } => {
             let is_known = |(input, _): &(TaskRef, WorkerId)| {
                 input.graph == task.graph && scope.graph.has(input.task)
@@ -71,9 +91,7 @@ fn apply(scope: &mut Scope<'_>, task: TaskRef, place: u32, report: TaskReport) {
 
 /// Whether the worker holds the task's result by right, or is about to.
 fn is_expected_from(scope: &Scope<'_>, task: u32, worker: WorkerId) -> bool {
-    scope.graph.holders(task).contains(&worker)
-        || (scope.state(task).is_placed()
-            && scope.graph.worker_or_failure[task as usize] == worker.0)
+    scope.graph.holders(task).contains(&worker) || scope.is_at(task, worker)
 }
 
 /// A worker keeps copies of results.
@@ -87,13 +105,17 @@ pub(super) fn copies_added(
         return;
     };
     for task in tasks {
+        core.fleet.copies.end(*task, worker);
         let scope = core
             .scope(task.graph, effects)
             .filter(|scope| scope.graph.has(task.task));
         match scope {
             Some(mut scope) if scope.state(task.task.0) == TaskState::Finished => {
-                scope.add_holder(task.task.0, place);
+                scope.add_copy(task.task.0, place);
             }
+            // It makes the result again itself, and a release would come after that. If it does
+            // not, it says that it has dropped the copy.
+            Some(scope) if scope.is_at(task.task.0, worker) => {}
             _ => effects.push(Effect::Release {
                 worker,
                 task: *task,
@@ -101,6 +123,30 @@ pub(super) fn copies_added(
         }
     }
     clean_log(core, place);
+}
+
+/// Nothing can make the result of a task any more: it fails if it has not ended.
+pub(super) fn hopeless(
+    core: &mut Core,
+    task: TaskRef,
+    error: Arc<Diagnostic>,
+    effects: &mut Vec<Effect>,
+) {
+    let scope = core
+        .scope(task.graph, effects)
+        .filter(|scope| scope.graph.has(task.task));
+    let Some(mut scope) = scope else {
+        return;
+    };
+    let task = task.task.0;
+    if !scope.state(task).is_pending() {
+        return;
+    }
+    if scope.state(task).is_placed() {
+        scope.cancel(task);
+    }
+    scope.fail(task, error);
+    scope.conclude();
 }
 
 /// A worker does not have these results. It may have fetched them again just now, so it is told to
@@ -117,7 +163,7 @@ pub(super) fn copies_missing(
             .filter(|scope| scope.graph.has(task.task));
         if let Some(mut scope) = scope {
             scope.lose_reported(task.task.0, worker);
-            scope.tell_done();
+            scope.conclude();
         }
     }
 }

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use oxidask_core::{
-    Attempt, ClientId, Core, CoreConfig, Effect, Event, GraphChunk, GraphId, Requirement,
-    TaskIndex, TaskRef, TaskReport, TaskState, Timestamp, WorkerId, WorkerInfo, WorkerLoss,
+    Attempt, ClientId, Core, CoreConfig, Effect, Event, GraphChunk, GraphId, Inventory,
+    Requirement, TaskIndex, TaskRef, TaskReport, TaskState, Timestamp, WorkerId, WorkerInfo,
+    WorkerLoss,
 };
 use oxidask_diagnostic::{Code, Diagnostic};
 
@@ -164,6 +165,7 @@ impl Cluster {
         self.react(Event::GraphOpened {
             client: CLIENT,
             name: "g".into(),
+            is_open_ended: false,
         });
         self.send(plan);
         self
@@ -285,6 +287,53 @@ impl Cluster {
         self.react(Event::WorkerLost { worker, loss })
     }
 
+    pub(crate) fn suspect(&mut self, worker: WorkerId) -> Vec<Effect> {
+        self.react(Event::WorkerSuspected { worker })
+    }
+
+    /// A suspect returns with these results of 8 bytes and the attempts it had last.
+    pub(crate) fn come_back(
+        &mut self,
+        worker: WorkerId,
+        held: &[u32],
+        running: &[u32],
+        queued: &[u32],
+    ) -> Vec<Effect> {
+        let attempts = |tasks: &[u32]| {
+            let attempts = tasks.iter();
+            attempts
+                .map(|task| (self.at(*task), self.assigned[task].1))
+                .collect()
+        };
+        let inventory = Box::new(Inventory {
+            held: held.iter().map(|task| (self.at(*task), 8)).collect(),
+            running: attempts(running),
+            queued: attempts(queued),
+            seceded: Vec::new(),
+        });
+        self.react(Event::WorkerReturned { worker, inventory })
+    }
+
+    pub(crate) fn retire(&mut self, workers: &[WorkerId], deadline_micros: u64) -> Vec<Effect> {
+        let workers = workers.to_vec();
+        self.react(Event::WorkersRetiring {
+            workers,
+            deadline_micros,
+        })
+    }
+
+    /// Lets time pass and looks at deadlines.
+    pub(crate) fn pass(&mut self, micros: u64) -> Vec<Effect> {
+        self.now = self.now.plus_micros(micros);
+        self.react(Event::Tick)
+    }
+
+    /// The worker has fetched what it was asked to.
+    pub(crate) fn copied(&mut self, worker: WorkerId, tasks: &[u32]) -> Vec<Effect> {
+        let tasks = tasks.iter().map(|task| self.at(*task)).collect();
+        self.react(Event::CopiesAdded { worker, tasks })
+    }
+
     /// Places and finishes until nothing is assigned any more; returns the order of assignment.
     pub(crate) fn run(&mut self) -> Vec<u32> {
         let mut order = Vec::new();
@@ -347,4 +396,46 @@ pub(crate) fn retracted(effects: &[Effect]) -> Vec<(u32, u32)> {
         _ => None,
     });
     pairs.collect()
+}
+
+/// Copies that were ordered: who fetches, which task, from whom.
+pub(crate) fn copies(effects: &[Effect]) -> Vec<(u32, u32, u32)> {
+    let all = effects.iter().filter_map(|effect| match effect {
+        Effect::Copy { worker, task, from } => Some((worker.0, task.task.0, from.0)),
+        _ => None,
+    });
+    all.collect()
+}
+
+pub(crate) fn emptied(effects: &[Effect]) -> Vec<u32> {
+    let all = effects.iter().filter_map(|effect| match effect {
+        Effect::WorkerEmpty { worker } => Some(worker.0),
+        _ => None,
+    });
+    all.collect()
+}
+
+pub(crate) fn refused(effects: &[Effect]) -> Vec<(u32, String)> {
+    let all = effects.iter().filter_map(|effect| match effect {
+        Effect::RetireRefused { worker, reason } => Some((worker.0, reason.clone())),
+        _ => None,
+    });
+    all.collect()
+}
+
+pub(crate) fn cancelled(effects: &[Effect]) -> Vec<(u32, u32)> {
+    let all = effects.iter().filter_map(|effect| match effect {
+        Effect::Cancel { worker, task, .. } => Some((worker.0, task.task.0)),
+        _ => None,
+    });
+    all.collect()
+}
+
+/// Workers that were given up.
+pub(crate) fn given_up(effects: &[Effect]) -> Vec<u32> {
+    let all = effects.iter().filter_map(|effect| match effect {
+        Effect::WorkerGivenUp { worker, .. } => Some(worker.0),
+        _ => None,
+    });
+    all.collect()
 }

@@ -1,0 +1,131 @@
+//! Who needs what: results and tasks that nobody needs go.
+//!
+//! A task is *needed* while the client wants its result or a pending task reads it. Owns the rule when
+//! what is not needed goes: in a sealed graph results at once; before that nothing, since a later
+//! chunk may read it; in an open-ended graph results and pending tasks, at the end of each reaction.
+//! There a released task, whether it ever ran or not, is computed when a later chunk needs it. What
+//! has failed stays so.
+//!
+//! Invariants between events: no result is kept that may go; in an open-ended graph every pending task
+//! is needed, and `Graph::doubtful` is empty. Cascades use that list, never recursion. Within a
+//! reaction nothing of an open-ended graph goes: the rest of the same chunk may want it.
+
+use crate::effect::Effect;
+use crate::graph::Graph;
+use crate::scope::Scope;
+use crate::transitions::TaskState;
+
+/// Entries of `Graph::doubtful` for which its memory is kept.
+const DOUBTFUL_KEPT_MAX: usize = 65_536;
+
+impl Graph {
+    /// Whether nobody needs the task, and nobody may come who does without asking for it anew.
+    pub(crate) fn is_unneeded(&self, task: u32) -> bool {
+        let at = task as usize;
+        let is_needed = self.consumers_left[at] > 0 || self.is_wanted[at];
+        !is_needed && (self.is_sealed || self.is_open_ended)
+    }
+
+    /// Whether all wanted tasks are done or failed, and no task will follow.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_sealed && self.wanted_pending == 0
+    }
+}
+
+impl Scope<'_> {
+    /// A task is no longer pending: its inputs have a consumer less.
+    pub(crate) fn settle_inputs(&mut self, task: u32) {
+        for edge in self.graph.input_edges(task) {
+            let input = self.graph.input(edge);
+            self.graph.consumers_left[input as usize] -= 1;
+            if self.graph.consumers_left[input as usize] == 0 {
+                self.release_if_unneeded(input);
+            }
+        }
+    }
+
+    /// A task may have become one that nobody needs: what is to go goes now, or at the end of the
+    /// reaction if the graph is open-ended.
+    pub(crate) fn release_if_unneeded(&mut self, task: u32) {
+        if !self.graph.is_unneeded(task) {
+            return;
+        }
+        if self.graph.is_open_ended {
+            self.graph.doubtful.push(task);
+        } else if self.state(task) == TaskState::Finished {
+            self.release(task);
+        }
+    }
+
+    /// Ends a reaction: what nobody needs any more goes, and the client hears once if the graph is
+    /// done.
+    pub(crate) fn conclude(&mut self) {
+        while let Some(task) = self.graph.doubtful.pop() {
+            if !self.graph.is_unneeded(task) {
+                continue;
+            }
+            let state = self.state(task);
+            if state == TaskState::Finished {
+                self.release(task);
+            } else if state.is_pending() {
+                self.drop_pending(task);
+            }
+        }
+        if self.graph.doubtful.capacity() > DOUBTFUL_KEPT_MAX {
+            self.graph.doubtful = Vec::new();
+        }
+        self.tell_done();
+    }
+
+    /// No task will follow: results that only a later chunk could have used may go.
+    pub(crate) fn seal(&mut self) {
+        self.graph.is_sealed = true;
+        for task in 0..self.graph.len() {
+            self.release_if_unneeded(task);
+        }
+    }
+
+    /// A finished result goes.
+    fn release(&mut self, task: u32) {
+        let at = task as usize;
+        let reference = self.graph.task_ref(task);
+        for holder in self.graph.holders(task) {
+            if let Some(worker) = self.fleet.get_mut(*holder) {
+                worker.unhold(reference, self.graph.bytes[at]);
+            }
+            let worker = *holder;
+            self.effects.push(Effect::Release {
+                worker,
+                task: reference,
+            });
+        }
+        self.graph.clear_holders(task);
+        self.drop_bytes(task);
+        self.forget_whereabouts(task);
+        self.transition(task, TaskState::Released);
+    }
+
+    /// A pending task stops, wherever it is; its inputs are looked at next.
+    fn drop_pending(&mut self, task: u32) {
+        if self.state(task).is_placed() {
+            self.cancel(task);
+            self.detach(task);
+        }
+        self.graph.unfinished.set(task as usize, 0);
+        self.transition(task, TaskState::Released);
+        self.settle_inputs(task);
+    }
+
+    /// Tells the client that the graph is done, once.
+    fn tell_done(&mut self) {
+        if self.graph.is_done() && !self.graph.is_done_told {
+            self.graph.is_done_told = true;
+            if let Some(client) = self.graph.client {
+                self.effects.push(Effect::GraphDone {
+                    client,
+                    graph: self.graph.id,
+                });
+            }
+        }
+    }
+}
