@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use futures::StreamExt;
 use oxidask_client::graph_file::{GraphPlan, GraphPlanBuilder};
-use oxidask_client::{Client, GraphEvent};
+use oxidask_client::{Client, GraphEvent, GraphRun};
 use oxidask_exec::Body;
 
 use crate::Failure;
@@ -49,13 +49,11 @@ pub(crate) async fn measure(oxidask: &Path, runs: u32) -> Result<Vec<Measurement
     Ok(measurements)
 }
 
-/// Seconds from handing over the graph until the client has all wanted results.
-async fn once(client: &Client, name: &str, plan: &GraphPlan) -> Result<f64, Failure> {
-    let start = Instant::now();
-    let mut run = client.submit(name, plan).await?;
+/// Waits for the end of a graph; its first failure is the error.
+pub(crate) async fn until_done(run: &mut GraphRun) -> Result<(), Failure> {
     loop {
         match run.next_event().await {
-            Some(GraphEvent::Done) => break,
+            Some(GraphEvent::Done) => return Ok(()),
             Some(GraphEvent::Failed { diagnostic, .. }) => {
                 return Err(diagnostic.to_string().into());
             }
@@ -66,6 +64,13 @@ async fn once(client: &Client, name: &str, plan: &GraphPlan) -> Result<f64, Fail
             None => return Err("the session ended before the graph".into()),
         }
     }
+}
+
+/// Seconds from handing over the graph until the client has all wanted results.
+async fn once(client: &Client, name: &str, plan: &GraphPlan) -> Result<f64, Failure> {
+    let start = Instant::now();
+    let mut run = client.submit(name, plan).await?;
+    until_done(&mut run).await?;
     let mut fetched = 0;
     let mut results = run.fetch(plan.outputs().to_vec());
     while let Some((_, result)) = results.next().await {
@@ -87,7 +92,8 @@ fn noops(builder: &mut GraphPlanBuilder, prefix: &str, count: usize) -> Result<V
     (0..count).map(task).collect()
 }
 
-fn independent(count: usize) -> Result<GraphPlan, Failure> {
+/// Tasks that need nothing and do nothing; all results are wanted.
+pub(crate) fn independent(count: usize) -> Result<GraphPlan, Failure> {
     let mut builder = GraphPlanBuilder::new("independent");
     noops(&mut builder, "task", count)?;
     Ok(builder.finish()?)

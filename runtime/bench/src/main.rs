@@ -4,6 +4,7 @@
 //! every wanted result. Run it through `cargo xtask bench`.
 
 mod cluster;
+mod faults;
 mod loads;
 mod report;
 mod sql;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::faults::FaultArguments;
 use crate::report::Report;
 use crate::sql::{DataKind, SqlArguments};
 
@@ -39,6 +41,8 @@ enum Load {
     Transfer(RateArguments),
     /// Queries and memory, beside other engines
     Sql(Box<SqlArguments>),
+    /// What goes wrong, and how long until all is well again
+    Faults(FaultArguments),
     /// Makes data and keeps them
     Make {
         #[command(subcommand)]
@@ -86,6 +90,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             print(&Report::new(measured, rate.peer.as_deref())?)
         }
         Load::Sql(arguments) => runtime.block_on(sql::run(arguments)),
+        Load::Faults(arguments) => runtime.block_on(faults::run(arguments)),
         Load::Make { kind } => sql::make(*kind),
     }
 }

@@ -7,11 +7,24 @@
     reason = "these comments are help texts for a terminal"
 )]
 
+mod look;
+mod work;
+
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use oxidask_operator_api::Quantity;
+
+pub(crate) use look::{
+    ClusterArguments, ExplainArguments, LogsArguments, StatusArguments, TopArguments,
+};
+use oxidask_worker::{MemoryShares, MemoryThresholds, SharesError};
+pub(crate) use work::{
+    OutputArguments, OutputForm, OverrideArguments, ProgressForm, PythonArguments, RunArguments,
+    SubmitArguments, UpArguments,
+};
 
 /// Task graphs and SQL on a cluster of Rust processes, here or on Kubernetes.
 #[derive(Debug, Parser)]
@@ -31,19 +44,26 @@ pub(crate) struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a DaskJob on a local cluster that lives as long as the job
+    /// Run a DaskJob, or a Python program, on a local cluster that lives as long as the job
+    ///
+    /// Words after `--` are given to the Python program.
     Run(RunArguments),
     /// Start a DaskCluster locally and keep it until Ctrl-C
     Up(UpArguments),
     /// Run the work of a DaskJob on a running cluster
     ///
     /// The graph or the SQL text is read here; relative locations of data start in the folder of
-    /// the workers.
+    /// the workers. A Python program runs here and finds the cluster by `Client()`.
     Submit(SubmitArguments),
-    /// Show how the SQL text of a DaskJob would run, without running it
+    /// Show how the SQL text of a DaskJob would run, or why a task of a running cluster waits, is
+    /// where it is, or failed
     Explain(ExplainArguments),
-    /// Show workers and graphs of a running cluster
+    /// Show workers, their work and graphs of a running cluster
     Status(StatusArguments),
+    /// Show the same as it changes, until q or Ctrl-C
+    Top(TopArguments),
+    /// Show log lines of workers, of the scheduler and of programs that tasks run
+    Logs(LogsArguments),
     /// Run the scheduler service, as pods do
     Scheduler(SchedulerArguments),
     /// Run the worker service, as pods do
@@ -51,15 +71,60 @@ pub(crate) enum Command {
     /// End programs of exec tasks when their worker, at the other end of standard input, ends
     #[command(hide = true)]
     ExecGuard,
+    /// Run a program that ends with its parent
+    #[command(hide = true)]
+    ScriptHost(ScriptHostArguments),
+    /// Copy this program and the Python package beside it into a folder
+    #[command(hide = true)]
+    Unpack(UnpackArguments),
+}
+
+/// `oxidask script-host`.
+#[derive(Debug, Args)]
+pub(crate) struct ScriptHostArguments {
+    /// End when the process with this id, which must be the parent, ends
+    #[arg(long, hide = true, value_name = "PID")]
+    pub(crate) parent_pid: i32,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// `oxidask unpack`.
+#[derive(Debug, Args)]
+pub(crate) struct UnpackArguments {
+    /// The folder
+    pub(crate) folder: PathBuf,
+}
+
+impl WorkerArguments {
+    /// The shares of memory; `Arguments::complete` has checked them.
+    pub(crate) fn memory_thresholds(&self) -> Result<MemoryThresholds, SharesError> {
+        let shares = MemoryShares {
+            spill: self.memory_spill,
+            pause: self.memory_pause,
+            terminate: self.memory_terminate,
+        };
+        shares.check()
+    }
 }
 
 impl Arguments {
     /// What the derived parser cannot check or fill in: the scheduler's address has a second
     /// environment variable, the one that Dask uses.
     pub(crate) fn complete(mut self) -> Result<Self, clap::Error> {
+        if let Command::Worker(worker) = &self.command
+            && let Err(error) = worker.memory_thresholds()
+        {
+            let kind = clap::error::ErrorKind::ValueValidation;
+            return Err(Self::command().error(kind, format!("{error}\n")));
+        }
         let scheduler = match &mut self.command {
             Command::Submit(submit) => &mut submit.cluster.scheduler,
             Command::Status(status) => &mut status.cluster.scheduler,
+            Command::Top(top) => &mut top.cluster.scheduler,
+            Command::Logs(logs) => &mut logs.cluster.scheduler,
+            Command::Explain(explain) if explain.is_key() => &mut explain.cluster.scheduler,
             Command::Worker(worker) => &mut worker.scheduler,
             _ => return Ok(self),
         };
@@ -113,177 +178,6 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// `oxidask run`.
-#[derive(Debug, Args)]
-pub(crate) struct RunArguments {
-    /// Manifest with a DaskJob
-    pub(crate) file: PathBuf,
-    #[command(flatten)]
-    pub(crate) output: OutputArguments,
-    #[command(flatten)]
-    pub(crate) overrides: OverrideArguments,
-}
-
-/// `oxidask explain`.
-#[derive(Debug, Args)]
-pub(crate) struct ExplainArguments {
-    /// Manifest with a DaskJob whose work is SQL
-    pub(crate) file: PathBuf,
-    #[command(flatten)]
-    pub(crate) overrides: OverrideArguments,
-}
-
-/// `oxidask up`.
-#[derive(Debug, Args)]
-pub(crate) struct UpArguments {
-    /// Manifest with a DaskCluster, or with a DaskJob of which the cluster is started
-    pub(crate) file: PathBuf,
-    #[command(flatten)]
-    pub(crate) overrides: OverrideArguments,
-}
-
-/// `oxidask submit`.
-#[derive(Debug, Args)]
-pub(crate) struct SubmitArguments {
-    /// Manifest with a DaskJob
-    pub(crate) file: PathBuf,
-    #[command(flatten)]
-    pub(crate) cluster: ClusterArguments,
-    #[command(flatten)]
-    pub(crate) output: OutputArguments,
-    #[command(flatten)]
-    pub(crate) limits: LimitArguments,
-    /// Seconds to wait until the scheduler can be reached and takes the work
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 0,
-        env = "OXIDASK_WAIT_SECONDS",
-        hide_env_values = true
-    )]
-    pub(crate) wait_seconds: u32,
-}
-
-/// How much is printed. The job runs to its end whatever is left out.
-#[derive(Debug, Clone, Copy, Default, Args)]
-pub(crate) struct LimitArguments {
-    /// Rows, and outputs of a graph, that are printed at most [default: all]
-    #[arg(
-        long,
-        value_name = "N",
-        env = "OXIDASK_ROWS_MAX",
-        hide_env_values = true
-    )]
-    pub(crate) rows_max: Option<u64>,
-    /// Bytes of results that are printed at most, also as 500kB or 16MiB; a row is printed whole or
-    /// not at all [default: all]
-    #[arg(long, value_name = "SIZE", value_parser = memory_bytes,
-          env = "OXIDASK_OUTPUT_BYTES_MAX", hide_env_values = true)]
-    pub(crate) output_bytes_max: Option<u64>,
-}
-
-/// `oxidask status`.
-#[derive(Debug, Args)]
-pub(crate) struct StatusArguments {
-    #[command(flatten)]
-    pub(crate) cluster: ClusterArguments,
-    /// Form of the output [default: table on a terminal, else json]
-    #[arg(
-        short,
-        long,
-        value_enum,
-        env = "OXIDASK_OUTPUT",
-        hide_env_values = true
-    )]
-    pub(crate) output: Option<OutputForm>,
-}
-
-/// Where a running cluster is, and how to be let in.
-#[derive(Debug, Args)]
-pub(crate) struct ClusterArguments {
-    /// Address of the scheduler, `oxidask://host:port` [env: DASK_SCHEDULER_ADDRESS too]
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "OXIDASK_SCHEDULER",
-        hide_env_values = true
-    )]
-    pub(crate) scheduler: Option<String>,
-    /// Folder with ca.crt, tls.crt and tls.key
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/etc/oxidask/tls",
-        env = "OXIDASK_TLS_DIR",
-        hide_env_values = true
-    )]
-    pub(crate) tls_dir: PathBuf,
-}
-
-impl ClusterArguments {
-    /// The scheduler's address; `Arguments::complete` has filled it in.
-    pub(crate) fn address(&self) -> &str {
-        self.scheduler.as_deref().unwrap_or_default()
-    }
-}
-
-/// What is printed.
-#[derive(Debug, Args)]
-pub(crate) struct OutputArguments {
-    /// Form of results on standard output [default: table on a terminal, else json]
-    #[arg(
-        short,
-        long,
-        value_enum,
-        env = "OXIDASK_OUTPUT",
-        hide_env_values = true
-    )]
-    pub(crate) output: Option<OutputForm>,
-    /// Progress on standard error; auto is bars on a terminal, else plain lines
-    #[arg(long, value_enum, default_value_t = ProgressForm::Auto,
-          env = "OXIDASK_PROGRESS", hide_env_values = true)]
-    pub(crate) progress: ProgressForm,
-}
-
-/// Form of results.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OutputForm {
-    /// For people
-    Table,
-    /// A JSON object a line
-    Json,
-}
-
-/// Form of progress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ProgressForm {
-    /// Bars on a terminal, else plain lines
-    Auto,
-    /// A line at most every 2 seconds, when something changed
-    Plain,
-    /// A JSON object a line
-    Json,
-    /// Nothing
-    None,
-}
-
-/// Changes to the manifest's cluster, for trying things.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct OverrideArguments {
-    /// Workers of each group, instead of the manifest's replicas
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024),
-          env = "OXIDASK_WORKERS", hide_env_values = true)]
-    pub(crate) workers: Option<u32>,
-    /// Slots of each worker, instead of the manifest's threads
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096),
-          env = "OXIDASK_THREADS", hide_env_values = true)]
-    pub(crate) threads: Option<u32>,
-    /// Memory of each worker in bytes, also as 500MB, 2GiB or 2Gi, instead of the manifest's limit
-    #[arg(long, value_name = "SIZE", value_parser = memory_bytes,
-          env = "OXIDASK_MEMORY", hide_env_values = true)]
-    pub(crate) memory: Option<u64>,
-}
-
 /// `oxidask scheduler`.
 #[derive(Debug, Args)]
 pub(crate) struct SchedulerArguments {
@@ -297,7 +191,7 @@ pub(crate) struct SchedulerArguments {
         hide_env_values = true
     )]
     pub(crate) port: u16,
-    /// Port for health and metrics, HTTP; 0 takes a free one
+    /// Port for health, metrics and data, HTTP; 0 takes a free one
     #[arg(
         long,
         default_value_t = 8787,
@@ -305,6 +199,40 @@ pub(crate) struct SchedulerArguments {
         hide_env_values = true
     )]
     pub(crate) http_port: u16,
+    /// Folder of the journal, from which the scheduler goes on after its process has ended; without
+    /// one it begins anew at each start
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "OXIDASK_JOURNAL_DIR",
+        hide_env_values = true
+    )]
+    pub(crate) journal_dir: Option<PathBuf>,
+    /// Keep no journal, also when a folder is given: for measuring what it costs
+    #[arg(long, env = "OXIDASK_NO_JOURNAL", hide_env_values = true)]
+    pub(crate) no_journal: bool,
+    /// Milliseconds between the beginnings of two commits of the journal; a single change does not
+    /// wait for it
+    #[arg(long, value_name = "N", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(0..=10_000),
+          env = "OXIDASK_JOURNAL_DELAY_MS", hide_env_values = true)]
+    pub(crate) journal_delay_ms: u64,
+    /// File with the bearer token of those who may read data through the HTTP port [default: nobody]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "OXIDASK_HTTP_TOKEN_FILE",
+        hide_env_values = true
+    )]
+    pub(crate) http_token_file: Option<PathBuf>,
+    /// File with the bearer token of those who may also retire workers there [default: nobody]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "OXIDASK_HTTP_OPERATOR_TOKEN_FILE",
+        hide_env_values = true
+    )]
+    pub(crate) http_operator_token_file: Option<PathBuf>,
     /// Standard input is the listening socket to use instead of --port
     #[arg(long, hide = true)]
     pub(crate) listen_on_stdin: bool,
@@ -371,6 +299,37 @@ pub(crate) struct WorkerArguments {
     #[arg(long, value_name = "SIZE", value_parser = memory_bytes,
           env = "OXIDASK_MEMORY", hide_env_values = true)]
     pub(crate) memory: Option<u64>,
+    /// Load Python and its libraries at the start, not when the first task needs them
+    #[arg(long, env = "OXIDASK_LOAD_PYTHON", hide_env_values = true)]
+    pub(crate) load_python: bool,
+    /// Share of the memory above which results go to the disk; 0 turns it off
+    #[arg(
+        long,
+        value_name = "SHARE",
+        default_value_t = 0.7,
+        env = "OXIDASK_MEMORY_SPILL",
+        hide_env_values = true
+    )]
+    pub(crate) memory_spill: f64,
+    /// Share of the memory above which no task starts here; 0 turns it off
+    #[arg(
+        long,
+        value_name = "SHARE",
+        default_value_t = 0.8,
+        env = "OXIDASK_MEMORY_PAUSE",
+        hide_env_values = true
+    )]
+    pub(crate) memory_pause: f64,
+    /// Share of the memory above which programs of tasks, and then tasks, are ended one by one,
+    /// the largest first; 0 turns it off
+    #[arg(
+        long,
+        value_name = "SHARE",
+        default_value_t = 0.95,
+        env = "OXIDASK_MEMORY_TERMINATE",
+        hide_env_values = true
+    )]
+    pub(crate) memory_terminate: f64,
     /// Task resources that this worker offers, as in `gpu=1,license=2`
     #[arg(long, value_name = "NAME=N", value_delimiter = ',', value_parser = task_resource,
           env = "OXIDASK_RESOURCES", hide_env_values = true)]
@@ -392,8 +351,8 @@ pub(crate) struct WorkerArguments {
         hide_env_values = true
     )]
     pub(crate) scratch_dir: Option<PathBuf>,
-    /// Seconds that the worker goes without a scheduler, at its start or later, before it ends; with
-    /// 0 it ends with its scheduler
+    /// Seconds that the worker goes without a scheduler, at its start or later, before it ends;
+    /// until then it goes on and keeps what it has. With 0 it ends with its scheduler
     #[arg(
         long,
         value_name = "N",
@@ -402,6 +361,17 @@ pub(crate) struct WorkerArguments {
         hide_env_values = true
     )]
     pub(crate) reconnect_seconds: u32,
+    /// Seconds that the worker has after SIGTERM to hand over what only it holds, before it ends; a
+    /// little less than the pod's grace period [default: 25; 0 with --parent-pid]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "OXIDASK_GRACE_SECONDS",
+        hide_env_values = true
+    )]
+    pub(crate) grace_seconds: Option<u32>,
+    #[command(flatten)]
+    pub(crate) python: PythonArguments,
     /// Unique id of the pod
     #[arg(
         long,

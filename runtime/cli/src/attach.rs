@@ -6,9 +6,10 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use oxidask_client::{Client, ClientError, GraphRun};
+use oxidask_client::{Client, ClientError, GraphRun, Pauses};
 use oxidask_comm::Credentials;
 use oxidask_diagnostic::Diagnostic;
 use oxidask_exec_frame::script::ClusterSize;
@@ -19,8 +20,8 @@ use crate::error::CliError;
 use crate::session::Site;
 use crate::work::{PlannedWork, SqlWork};
 
-/// Pause after the first failure; doubled with each.
-const PAUSE_FIRST: Duration = Duration::from_millis(200);
+/// Pause after the first failure; they grow to the largest.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Different causes that are told.
 const CAUSES_TOLD_MAX: usize = 16;
@@ -55,17 +56,40 @@ pub(crate) async fn attach<'a>(
     site: &mut Site<'_>,
     work: &'a PlannedWork,
 ) -> Result<Attached<'a>, CliError> {
-    let (address, credentials) = (site.address, site.credentials);
-    let name = unique_name(&work.name);
-    let start = Instant::now();
-    let mut pause = PAUSE_FIRST;
-    let mut told = BTreeSet::new();
+    let target = Target {
+        address: site.address,
+        credentials: site.credentials,
+        reconnect: site.reconnect,
+    };
+    let name = match site.run_id {
+        Some(id) => format!("{}-{id}", work.name),
+        None => unique_name(&work.name),
+    };
     // Once it is known it stays: the same name must always stand for the same tasks.
     let mut size = site.size;
+    patiently(site, async || submit(target, &name, work, &mut size).await).await
+}
+
+/// Waits until the scheduler can be reached, for as long as the site allows it.
+pub(crate) async fn reach(site: &mut Site<'_>) -> Result<(), CliError> {
+    let (address, credentials) = (site.address, site.credentials);
+    patiently(site, async || {
+        Client::connect(address, credentials).await?;
+        Ok(())
+    })
+    .await
+}
+
+async fn patiently<T>(
+    site: &mut Site<'_>,
+    mut trying: impl AsyncFnMut() -> Result<T, Refusal>,
+) -> Result<T, CliError> {
+    let start = Instant::now();
+    let mut pauses = Pauses::new(PAUSE_FIRST, PAUSE_MAX);
+    let mut told = BTreeSet::new();
     loop {
-        let trying = submit(address, credentials, &name, work, &mut size);
-        let error = match site.guarded(trying).await? {
-            Ok(attached) => return Ok(attached),
+        let error = match site.guarded(trying()).await? {
+            Ok(done) => return Ok(done),
             Err(Refusal::Work(diagnostic)) => return Err(CliError::failed(diagnostic)),
             Err(Refusal::Client(error)) => error,
         };
@@ -78,19 +102,26 @@ pub(crate) async fn attach<'a>(
             site.terminal
                 .notice(&format!("waiting for the scheduler: {cause}"));
         }
-        site.guarded(sleep(pause.min(left))).await?;
-        pause = (pause * 2).min(PAUSE_MAX);
+        site.guarded(sleep(pauses.next_pause().min(left))).await?;
     }
 }
 
+/// The scheduler.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    address: &'a str,
+    credentials: &'a Credentials,
+    reconnect: Duration,
+}
+
 async fn submit<'a>(
-    address: &str,
-    credentials: &Credentials,
+    target: Target<'_>,
     name: &str,
     work: &'a PlannedWork,
     size: &mut Option<ClusterSize>,
 ) -> Result<Attached<'a>, Refusal> {
-    let client = Client::connect(address, credentials).await?;
+    let client = Client::connect(target.address, target.credentials).await?;
+    let client = client.reconnecting_for(target.reconnect);
     let Some(sql) = &work.sql else {
         return Ok(Attached {
             graph: client.submit(name, &work.plan).await?,
@@ -152,16 +183,25 @@ fn in_one_line(diagnostic: &Diagnostic) -> String {
     line
 }
 
-/// Graphs of two runs on one cluster must not meet.
+/// Graphs of two runs on one cluster must not meet, unless they are meant to.
 fn unique_name(name: &str) -> String {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH);
     let nanos = nanos.map_or(0, |elapsed| elapsed.as_nanos());
-    format!("{name}-{}-{nanos:x}", std::process::id())
+    // Pods of one moment may have the same time and the same process id.
+    let random = RandomState::new().build_hasher().finish();
+    format!("{name}-{}-{nanos:x}-{random:016x}", std::process::id())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_do_not_meet() {
+        let names: BTreeSet<String> = (0..100).map(|_| unique_name("job")).collect();
+        assert_eq!(names.len(), 100);
+        assert!(names.iter().all(|name| name.starts_with("job-")));
+    }
 
     #[test]
     fn the_size_is_what_is_there_or_what_comes() {

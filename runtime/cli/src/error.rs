@@ -51,6 +51,12 @@ impl CliError {
         }
     }
 
+    /// Whether a signal ended the run, and not the work itself.
+    pub(crate) fn is_interruption(&self) -> bool {
+        let code = self.diagnostic.as_ref().map(|diagnostic| diagnostic.code);
+        code == Some(Code::Interrupted)
+    }
+
     /// A signal ended what only a signal ends: nothing to say.
     pub(crate) fn quiet(status: u8) -> Self {
         Self {

@@ -19,12 +19,12 @@ const THREADS: usize = 1;
 
 /// Prints the stages of each statement.
 pub(crate) fn explain(arguments: &ExplainArguments) -> Result<(), CliError> {
-    let mut job = work::load_job(&arguments.file)?;
+    let mut job = work::load_job(&arguments.target)?;
     work::apply_overrides(&mut job.cluster, &arguments.overrides);
     let Work::Sql { text, origin } = job.work else {
         let message = format!(
             "`{}` holds no SQL text: only that has stages to explain",
-            arguments.file.display()
+            arguments.target.display()
         );
         let diagnostic = Diagnostic::new(Code::WorkUnavailable, message);
         let hint = "the tasks of a graph are in its file; `oxidask run` shows them as groups";

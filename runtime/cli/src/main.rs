@@ -3,20 +3,28 @@
 //! Owns the process: arguments, logging, signals, exit status, what is printed. It wires the other
 //! crates together and decides nothing that a library could decide.
 
+mod allocator;
 mod arguments;
 mod attach;
 mod error;
 mod explain;
+mod explain_key;
 mod local;
 mod logging;
+mod logs;
+mod look;
 mod output;
 mod progress;
+mod python;
 mod run;
+mod script;
 mod service;
 mod session;
 mod signals;
 mod status;
 mod terminal;
+mod top;
+mod unpack;
 mod up;
 mod work;
 
@@ -24,13 +32,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use oxidask_logbook::LogbookLayer;
+use oxidask_scheduler::LogTap;
 
 use crate::arguments::{Arguments, Command};
 use crate::error::{CliError, STATUS_USAGE};
 use crate::terminal::Terminal;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Level of log lines unless the user asks for another.
 const LOG_LEVEL_COMMAND: &str = "warn";
@@ -43,14 +50,26 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return clap_end(&error),
     };
+    if matches!(
+        arguments.command,
+        Command::Scheduler(_) | Command::Worker(_)
+    ) {
+        allocator::settle();
+    }
     let terminal = Terminal::new();
     let level = if arguments.command.is_service() {
         LOG_LEVEL_SERVICE
     } else {
         LOG_LEVEL_COMMAND
     };
-    logging::start(&arguments.logging, level, &terminal);
-    match dispatch(arguments, &terminal) {
+    let log_tap = LogTap::default();
+    let keeper: Option<logging::Keeper> = match &arguments.command {
+        Command::Scheduler(_) => Some(Box::new(log_tap.clone())),
+        Command::Worker(_) => Some(Box::new(LogbookLayer::new(logging::logbook()))),
+        _ => None,
+    };
+    logging::start(&arguments.logging, level, &terminal, keeper);
+    match dispatch(arguments, &terminal, log_tap) {
         Ok(()) => ExitCode::SUCCESS,
         Err(CliError { diagnostic, status }) => {
             if let Some(diagnostic) = diagnostic {
@@ -61,20 +80,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(arguments: Arguments, terminal: &Terminal) -> Result<(), CliError> {
+fn dispatch(arguments: Arguments, terminal: &Terminal, log_tap: LogTap) -> Result<(), CliError> {
     let logging = arguments.logging;
     match arguments.command {
         Command::Run(command) => run::run(&command, &logging, terminal),
         Command::Up(command) => up::up(&command, &logging, terminal),
         Command::Submit(command) => run::submit(&command, terminal),
+        Command::Explain(command) if command.is_key() => explain_key::explain_key(&command),
         Command::Explain(command) => explain::explain(&command),
         Command::Status(command) => status::status(&command),
-        Command::Scheduler(command) => service::scheduler::run(&command),
+        Command::Top(command) => top::top(&command),
+        Command::Logs(command) => logs::logs(&command, terminal),
+        Command::Scheduler(command) => service::scheduler::run(&command, log_tap),
         Command::Worker(command) => service::worker::run(&command),
         Command::ExecGuard => {
             oxidask_exec::guard::watch(std::io::stdin().lock());
             Ok(())
         }
+        Command::ScriptHost(command) => script::host(&command),
+        Command::Unpack(command) => unpack::unpack(&command),
     }
 }
 

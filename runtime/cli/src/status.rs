@@ -1,76 +1,36 @@
-//! `oxidask status`: workers and graphs of a running cluster.
+//! `oxidask status`: workers, what waits for them, and graphs of a running cluster.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
-use std::time::Duration;
 
-use oxidask_client::{Client, ClientError};
-use oxidask_comm::Credentials;
-use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_proto::wire;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::arguments::{OutputForm, StatusArguments};
 use crate::error::CliError;
+use crate::look::{self, Site, columns, standing};
 use crate::output;
 use crate::progress::{bytes, count, duration};
 
-const THREADS: usize = 1;
-/// Time for the whole answer.
-const ANSWER_TIME: Duration = Duration::from_secs(15);
-
 /// Asks and prints.
 pub(crate) fn status(arguments: &StatusArguments) -> Result<(), CliError> {
-    let credentials = Credentials::from_dir(&arguments.cluster.tls_dir)
-        .map_err(|error| CliError::from_file(&error))?;
-    let runtime = crate::service::runtime(THREADS)?;
-    let address = arguments.cluster.address();
-    let reply = runtime
-        .block_on(async { tokio::time::timeout(ANSWER_TIME, ask(address, &credentials)).await });
+    let site = Site::new(&arguments.cluster)?;
+    let runtime = crate::service::runtime(look::THREADS)?;
+    let asking = site.ask(|client| async move { client.status().await });
+    let reply = runtime.block_on(asking);
     runtime.shutdown_background();
-    let reply = reply.unwrap_or_else(|_| {
-        let message = format!("`{address}` did not answer in {} s", ANSWER_TIME.as_secs());
-        Err(CliError::failed(Diagnostic::new(
-            Code::SchedulerUnreachable,
-            message,
-        )))
-    })?;
-    let text = match output::form(arguments.output) {
+    let reply = reply?;
+    look::print(&match output::form(arguments.output) {
         OutputForm::Json => json_lines(&reply),
         OutputForm::Table => tables(&reply),
-    };
-    let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .map_err(|error| output::failure(&error))
+    })
 }
 
-async fn ask(address: &str, credentials: &Credentials) -> Result<wire::StatusReply, CliError> {
-    let failed = |error: ClientError| CliError::failed(error.diagnostic());
-    let client = Client::connect(address, credentials)
-        .await
-        .map_err(failed)?;
-    client.status().await.map_err(failed)
-}
-
+/// Everything, an object a line.
 fn json_lines(reply: &wire::StatusReply) -> String {
-    let build = reply.hello.as_ref().map(|hello| hello.build.as_str());
-    let mut lines = vec![json!({"kind": "scheduler", "build": build, "uptimeMs": reply.uptime_ms})];
-    lines.extend(reply.workers.iter().map(|worker| {
-        json!({
-            "kind": "worker", "name": worker.name, "group": worker.group, "slots": worker.slots,
-            "running": worker.running, "queued": worker.queued, "heldBytes": worker.held_bytes,
-            "memoryBytes": worker.memory_bytes, "dataAddress": worker.data_address,
-            "processId": worker.process_id,
-        })
-    }));
-    lines.extend(reply.graphs.iter().map(|graph| {
-        json!({
-            "kind": "graph", "name": graph.name, "total": graph.total, "done": graph.done,
-            "running": graph.running, "failed": graph.failed,
-        })
-    }));
+    let mut lines = vec![scheduler(reply)];
+    lines.extend(reply.workers.iter().map(worker));
+    lines.extend(reply.groups.iter().map(group));
+    lines.extend(reply.graphs.iter().map(graph));
     let mut text = String::new();
     for line in lines {
         let _ = writeln!(text, "{line}");
@@ -78,38 +38,146 @@ fn json_lines(reply: &wire::StatusReply) -> String {
     text
 }
 
-fn tables(reply: &wire::StatusReply) -> String {
-    let build = reply
-        .hello
-        .as_ref()
-        .map_or("", |hello| hello.build.as_str());
-    #[allow(clippy::cast_precision_loss, reason = "shown rounded")]
-    let uptime = duration(reply.uptime_ms as f64 / 1_000.0);
-    let mut text = format!("scheduler {build}, up {uptime}\n\n");
+/// Everything, one object.
+pub(crate) fn json_object(reply: &wire::StatusReply) -> Value {
+    json!({
+        "scheduler": scheduler(reply),
+        "workers": reply.workers.iter().map(worker).collect::<Vec<_>>(),
+        "groups": reply.groups.iter().map(group).collect::<Vec<_>>(),
+        "graphs": reply.graphs.iter().map(graph).collect::<Vec<_>>(),
+    })
+}
+
+fn scheduler(reply: &wire::StatusReply) -> Value {
+    let hello = reply.hello.clone().unwrap_or_default();
+    let cluster = reply.cluster.clone().unwrap_or_default();
+    json!({
+        "kind": "scheduler", "build": hello.build, "uptimeMs": reply.uptime_ms,
+        "epoch": hello.epoch, "incarnation": format!("{:016x}", hello.incarnation),
+        "running": cluster.running, "heldBytes": cluster.held_bytes,
+        "memoryBytes": cluster.memory_bytes, "parked": cluster.parked,
+        "parkedReason": cluster.parked_reason, "backlogMicros": reply.backlog_micros,
+    })
+}
+
+fn worker(worker: &wire::WorkerStatus) -> Value {
+    json!({
+        "kind": "worker", "name": worker.name, "group": worker.group,
+        "standing": standing(worker), "slots": worker.slots,
+        "running": worker.running, "queued": worker.queued, "heldBytes": worker.held_bytes,
+        "memoryBytes": worker.memory_bytes, "spilledBytes": worker.spilled_bytes,
+        "residentBytes": worker.resident_bytes, "limitBytes": worker.limit_bytes,
+        "idleMs": worker.idle_ms, "silentMs": worker.silent_ms,
+        "dataAddress": worker.data_address, "processId": worker.process_id,
+        "node": worker.node, "podUid": worker.pod_uid,
+    })
+}
+
+fn group(group: &wire::GroupBacklog) -> Value {
+    json!({
+        "kind": "group", "name": group.group, "workers": group.workers,
+        "workersOpen": group.workers_open, "workersWanted": group.workers_wanted,
+        "waitingTasks": group.waiting_tasks, "waitingMicros": group.waiting_micros,
+        "placedMicros": group.placed_micros, "tailMicros": group.tail_micros,
+        "idleMs": group.idle_ms, "reason": group.reason,
+    })
+}
+
+fn graph(graph: &wire::GraphStatus) -> Value {
+    json!({
+        "kind": "graph", "name": graph.name, "total": graph.total, "done": graph.done,
+        "running": graph.running, "failed": graph.failed,
+    })
+}
+
+/// Everything, for people.
+pub(crate) fn tables(reply: &wire::StatusReply) -> String {
+    let hello = reply.hello.clone().unwrap_or_default();
+    let uptime = duration(seconds(reply.uptime_ms.saturating_mul(1_000)));
+    let mut text = format!("scheduler {}, up {uptime}", hello.build);
+    if hello.epoch > 1 {
+        let _ = write!(text, ", started {} times", hello.epoch);
+    }
+    text.push_str("\n\n");
+    text.push_str(&workers(&reply.workers));
+    text.push('\n');
+    if !reply.groups.is_empty() {
+        text.push_str(&groups(&reply.groups));
+        text.push('\n');
+    }
+    let cluster = reply.cluster.clone().unwrap_or_default();
+    if cluster.parked > 0 {
+        let tasks = crate::progress::counted(cluster.parked, "task");
+        let _ = writeln!(text, "{tasks} parked: {}\n", cluster.parked_reason);
+    }
+    if reply.graphs.is_empty() {
+        text.push_str("no graphs\n");
+    } else {
+        text.push_str(&graphs(&reply.graphs));
+    }
+    text
+}
+
+fn workers(workers: &[wire::WorkerStatus]) -> String {
     let head = [
-        "WORKER", "GROUP", "SLOTS", "RUNNING", "QUEUED", "HELD", "MEMORY", "PID", "ADDRESS",
+        "WORKER", "GROUP", "STANDING", "SLOTS", "RUNNING", "QUEUED", "HELD", "SPILLED", "MEMORY",
+        "USED", "PID", "ADDRESS",
     ];
-    let rows = reply.workers.iter().map(|worker| {
+    let rows = workers.iter().map(|worker| {
+        let silent = seconds(worker.silent_ms.saturating_mul(1_000));
+        let standing = match worker.standing() {
+            wire::Standing::Suspect => format!("suspect {}", duration(silent)),
+            _ => standing(worker).to_owned(),
+        };
         [
             worker.name.clone(),
             worker.group.clone(),
+            standing,
             worker.slots.to_string(),
             worker.running.to_string(),
             worker.queued.to_string(),
             bytes(worker.held_bytes),
+            bytes(worker.spilled_bytes),
             bytes(worker.memory_bytes),
+            used(worker),
             worker.process_id.to_string(),
             worker.data_address.clone(),
         ]
     });
-    text.push_str(&columns(head, rows.collect()));
-    text.push('\n');
-    if reply.graphs.is_empty() {
-        text.push_str("no graphs\n");
-        return text;
+    columns(head, rows.collect())
+}
+
+/// Memory of the worker's processes, of all that it may use.
+fn used(worker: &wire::WorkerStatus) -> String {
+    match worker.limit_bytes {
+        0 => bytes(worker.resident_bytes),
+        limit => format!("{} of {}", bytes(worker.resident_bytes), bytes(limit)),
     }
+}
+
+fn groups(groups: &[wire::GroupBacklog]) -> String {
+    let head = [
+        "GROUP", "WORKERS", "OPEN", "WANTED", "WAITING", "BACKLOG", "TAIL", "WHY",
+    ];
+    let rows = groups.iter().map(|group| {
+        let work = group.waiting_micros.saturating_add(group.placed_micros);
+        [
+            group.group.clone(),
+            group.workers.to_string(),
+            group.workers_open.to_string(),
+            group.workers_wanted.to_string(),
+            count(group.waiting_tasks),
+            duration(seconds(work)),
+            duration(seconds(group.tail_micros)),
+            group.reason.clone(),
+        ]
+    });
+    columns(head, rows.collect())
+}
+
+fn graphs(graphs: &[wire::GraphStatus]) -> String {
     let head = ["GRAPH", "TASKS", "DONE", "RUNNING", "FAILED"];
-    let rows = reply.graphs.iter().map(|graph| {
+    let rows = graphs.iter().map(|graph| {
         [
             graph.name.clone(),
             count(graph.total),
@@ -118,30 +186,12 @@ fn tables(reply: &wire::StatusReply) -> String {
             count(graph.failed),
         ]
     });
-    text.push_str(&columns(head, rows.collect()));
-    text
+    columns(head, rows.collect())
 }
 
-/// Left-aligned columns, two blanks apart.
-fn columns<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
-    let mut all = vec![head.map(str::to_owned)];
-    all.extend(rows);
-    let mut widths = [0; N];
-    for row in &all {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for row in &all {
-        let mut line = String::new();
-        for (width, cell) in widths.iter().zip(row) {
-            let _ = write!(line, "{cell:<width$}  ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+#[allow(clippy::cast_precision_loss, reason = "shown rounded")]
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1_000_000.0
 }
 
 #[cfg(test)]
@@ -151,19 +201,44 @@ mod tests {
     fn reply() -> wire::StatusReply {
         wire::StatusReply {
             uptime_ms: 65_000,
-            workers: vec![wire::WorkerStatus {
-                name: "default-0".to_owned(),
-                group: "default".to_owned(),
-                slots: 2,
-                memory_bytes: 2 << 30,
-                ..Default::default()
-            }],
+            workers: vec![
+                wire::WorkerStatus {
+                    name: "default-0".to_owned(),
+                    group: "default".to_owned(),
+                    slots: 2,
+                    memory_bytes: 2 << 30,
+                    standing: wire::Standing::Active.into(),
+                    resident_bytes: 1 << 30,
+                    limit_bytes: 4 << 30,
+                    ..Default::default()
+                },
+                wire::WorkerStatus {
+                    name: "default-1".to_owned(),
+                    group: "default".to_owned(),
+                    standing: wire::Standing::Suspect.into(),
+                    silent_ms: 3_100,
+                    ..Default::default()
+                },
+            ],
             graphs: vec![wire::GraphStatus {
                 name: "flights".to_owned(),
                 total: 1_234,
                 done: 12,
                 ..Default::default()
             }],
+            groups: vec![wire::GroupBacklog {
+                group: "default".to_owned(),
+                workers: 2,
+                workers_wanted: 3,
+                waiting_micros: 12_000_000,
+                reason: "because".to_owned(),
+                ..Default::default()
+            }],
+            cluster: Some(wire::ClusterProgress {
+                parked: 2,
+                parked_reason: "task `x` needs gpu".to_owned(),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -174,13 +249,21 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "scheduler , up 1 min 5 s");
         assert_eq!(lines[2].find("GROUP"), lines[3].find("default "));
-        assert!(lines[6].starts_with("flights  1,234  12"), "{text}");
+        assert_eq!(lines[2].find("STANDING"), lines[3].find("active"));
+        assert!(lines[3].contains("1.0 GiB of 4.0 GiB"), "{text}");
+        assert!(lines[4].contains("suspect 3.1 s"), "{text}");
+        assert!(lines[7].starts_with("default  2"), "{text}");
+        assert!(lines[7].ends_with("12 s     0.0 s  because"), "{text}");
+        assert_eq!(lines[9], "2 tasks parked: task `x` needs gpu");
+        assert!(lines[12].starts_with("flights  1,234  12"), "{text}");
     }
 
     #[test]
     fn json_is_one_object_a_line() {
-        for line in json_lines(&reply()).lines() {
-            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        let text = json_lines(&reply());
+        assert_eq!(text.lines().count(), 5);
+        for line in text.lines() {
+            let value: Value = serde_json::from_str(line).unwrap();
             assert!(value["kind"].is_string());
         }
     }

@@ -2,35 +2,22 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::time::Duration;
 
-use oxidask_diagnostic::{Code, Diagnostic};
+use oxidask_diagnostic::Diagnostic;
 use oxidask_operator_api::{ClusterPlan, Kind, Manifest};
-use serde::Deserialize;
 use std::io::Write;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::ChildStdout;
 
 use crate::arguments::{LoggingArguments, UpArguments};
 use crate::error::CliError;
-use crate::local::{Listening, LocalCluster};
+use crate::local::{Listening, LocalCluster, Ready, tokens};
 use crate::progress::counted;
 use crate::run::install_signals;
+use crate::script;
 use crate::signals::Signals;
 use crate::terminal::Terminal;
 use crate::work;
 
 const THREADS: usize = 1;
-/// Time that the scheduler has to come up.
-const START_TIME: Duration = Duration::from_secs(10);
-/// Bytes of its ready line.
-const READY_BYTES_MAX: u64 = 4 * 1024;
-
-/// What the scheduler says once it listens.
-#[derive(Debug, Deserialize)]
-struct Ready {
-    http: Option<String>,
-}
 
 /// Starts the cluster and keeps it.
 pub(crate) fn up(
@@ -47,9 +34,10 @@ pub(crate) fn up(
     };
     work::apply_overrides(&mut plan, &arguments.overrides);
     work::check_size(&plan)?;
-    if let Some(line) = work::ignored_line(&plan.ignored) {
-        terminal.notice(&line);
+    if let Some(program) = &arguments.python.python {
+        script::use_python(&mut plan, program);
     }
+    work::say_what_is_ignored(&plan, terminal);
     let runtime = crate::service::runtime(THREADS)?;
     let result = runtime.block_on(keep(&plan, &base_dir, logging, terminal));
     runtime.shutdown_background();
@@ -63,10 +51,9 @@ async fn keep(
     terminal: &Terminal,
 ) -> Result<(), CliError> {
     let signals = install_signals()?;
-    let (mut cluster, stdout) =
-        LocalCluster::start(plan, base_dir, Listening::WellKnown, logging, terminal)?;
+    let mut cluster = LocalCluster::start(plan, base_dir, Listening::WellKnown, logging, terminal)?;
     signals.remove_at_second(Some(cluster.folder().to_owned()));
-    let result = watch(&mut cluster, stdout, plan, &signals).await;
+    let result = watch(&mut cluster, plan, &signals).await;
     cluster.stop().await;
     signals.remove_at_second(None);
     result
@@ -74,15 +61,14 @@ async fn keep(
 
 async fn watch(
     cluster: &mut LocalCluster,
-    stdout: Option<ChildStdout>,
     plan: &ClusterPlan,
     signals: &Signals,
 ) -> Result<(), CliError> {
     let ready = tokio::select! {
-        ready = ready(stdout) => ready?,
-        failure = cluster.supervise() => return Err(failure),
+        ready = cluster.ready() => ready?,
         status = signals.first() => return Err(CliError::interrupted(status)),
     };
+    cluster.announce()?;
     // A reader that goes away does not end the cluster.
     let _ = std::io::stdout()
         .lock()
@@ -91,28 +77,6 @@ async fn watch(
         failure = cluster.supervise() => Err(failure),
         // That is how it is meant to end.
         status = signals.first() => Err(CliError::quiet(status)),
-    }
-}
-
-async fn ready(stdout: Option<ChildStdout>) -> Result<Ready, CliError> {
-    let failed = |cause: String| {
-        let diagnostic = Diagnostic::new(Code::ClusterStart, "the scheduler did not come up");
-        CliError::failed(diagnostic.with_cause(cause))
-    };
-    let Some(stdout) = stdout else {
-        return Ok(Ready { http: None });
-    };
-    let mut line = String::new();
-    let mut reader = BufReader::new(stdout).take(READY_BYTES_MAX);
-    match tokio::time::timeout(START_TIME, reader.read_line(&mut line)).await {
-        // The end of the process is reported by whoever watches it.
-        Ok(Ok(0)) => std::future::pending().await,
-        Ok(Ok(_)) => serde_json::from_str(&line).map_err(|error| failed(error.to_string())),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed(format!(
-            "it took more than {} s",
-            START_TIME.as_secs()
-        ))),
     }
 }
 
@@ -126,7 +90,9 @@ fn invitation(cluster: &LocalCluster, plan: &ClusterPlan, ready: &Ready) -> Stri
         counted(plan.workers(), "worker")
     );
     if let Some(http) = &ready.http {
-        let _ = writeln!(text, "  http       {http}");
+        let token = tokens::reader(cluster.folder());
+        let token = token.map(|token| format!("/#token={token}"));
+        let _ = writeln!(text, "  http       {http}{}", token.unwrap_or_default());
     }
     let _ = write!(
         text,

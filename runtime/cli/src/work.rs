@@ -12,12 +12,15 @@ use std::path::Path;
 use oxidask_client::graph_file::{GraphFileError, GraphPlan, GraphPlanBuilder};
 use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_exec_frame::script::{self, ClusterSize, GraphTask};
-use oxidask_operator_api::{ClusterPlan, GraphSource, GroupPlan, JobPlan, Manifest, Work};
+use oxidask_operator_api::{
+    ClusterPlan, GraphSource, GroupPlan, JobPlan, Manifest, ScriptWork, Work,
+};
 
 use crate::arguments::OverrideArguments;
 use crate::error::CliError;
 use crate::output::Label;
 use crate::progress::counted;
+use crate::script as program;
 use crate::terminal::Terminal;
 
 /// Bytes read at once from a graph file.
@@ -151,18 +154,29 @@ pub(crate) fn size_of(cluster: &ClusterPlan) -> ClusterSize {
 /// Characters of a key in a message.
 const KEY_SHOWN_MAX: usize = 100;
 
-/// Reads the manifest of a job.
+/// Reads the manifest of a job; a Python program without one is a job as well.
 pub(crate) fn load_job(file: &Path) -> Result<JobPlan, CliError> {
+    if program::is_program(file) {
+        return program::job(file);
+    }
     let usage = |error| CliError::usage(Diagnostic::from_error(&error));
     Manifest::load(file)
         .and_then(Manifest::into_job)
         .map_err(usage)
 }
 
+/// What is to be run.
+pub(crate) enum Planned {
+    /// Graphs that this process submits.
+    Graphs(Box<PlannedWork>),
+    /// A program, which submits its graphs itself.
+    Script(ScriptWork),
+}
+
 /// Reads, checks and orders the work.
 ///
 /// `cluster` is what a SQL text is planned for, unless more is known later.
-pub(crate) fn plan(name: &str, work: Work, cluster: ClusterSize) -> Result<PlannedWork, CliError> {
+pub(crate) fn plan(name: &str, work: Work, cluster: ClusterSize) -> Result<Planned, CliError> {
     let (plan, sql) = match work {
         Work::Graph { tasks, outputs } => (graph(tasks, outputs.as_deref())?, None),
         Work::Sql { text, origin } => {
@@ -170,25 +184,31 @@ pub(crate) fn plan(name: &str, work: Work, cluster: ClusterSize) -> Result<Plann
             let plan = sql.wave(&sql.first_wave()).map_err(CliError::usage)?;
             (plan, Some(sql))
         }
-        Work::Script { .. } => {
-            return Err(unavailable(
-                "work of kind `script` cannot be run yet",
-                "say the work as `sql` or `graph`; Python programs come with a later version",
-            ));
-        }
+        Work::Script(script) => return Ok(Planned::Script(script)),
         Work::Job => {
             return Err(unavailable(
                 "work of kind `job` is a pod of your own, which only Kubernetes can run",
-                "run the manifest on a cluster with `kubectl apply`, or say the work as `sql` or \
-                 `graph`",
+                "run the manifest on a cluster with `kubectl apply`, or say the work as `sql`, \
+                 `graph` or `script`",
             ));
         }
     };
-    Ok(PlannedWork {
+    Ok(Planned::Graphs(Box::new(PlannedWork {
         name: name.to_owned(),
         plan,
         sql,
-    })
+    })))
+}
+
+/// Arguments on the command line are for Python programs.
+pub(crate) fn refuse_arguments(arguments: &[String]) -> Result<(), CliError> {
+    if arguments.is_empty() {
+        return Ok(());
+    }
+    Err(unavailable(
+        "words after `--` are the arguments of a Python program, but the work is of another kind",
+        "leave them out",
+    ))
 }
 
 fn graph(tasks: GraphSource, outputs: Option<&[String]>) -> Result<GraphPlan, CliError> {
@@ -327,15 +347,15 @@ fn quoted(names: &[String]) -> String {
     names.join(" or ")
 }
 
-/// The lines that a person should read before the run.
-pub(crate) fn say_what_is_left_out(
-    cluster: Option<&ClusterPlan>,
-    plan: &GraphPlan,
-    terminal: &Terminal,
-) {
-    if let Some(line) = cluster.and_then(|cluster| ignored_line(&cluster.ignored)) {
+/// The line about fields that only pods have.
+pub(crate) fn say_what_is_ignored(cluster: &ClusterPlan, terminal: &Terminal) {
+    if let Some(line) = ignored_line(&cluster.ignored) {
         terminal.notice(&line);
     }
+}
+
+/// The lines that a person should read before the run.
+pub(crate) fn say_what_is_left_out(plan: &GraphPlan, terminal: &Terminal) {
     match plan.skipped() {
         0 => {}
         1 => terminal.notice("1 task is not run: no output needs it"),
@@ -347,7 +367,7 @@ pub(crate) fn say_what_is_left_out(
 }
 
 /// What only pods have, in one line.
-pub(crate) fn ignored_line(ignored: &[String]) -> Option<String> {
+fn ignored_line(ignored: &[String]) -> Option<String> {
     if ignored.is_empty() {
         return None;
     }

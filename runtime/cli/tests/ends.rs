@@ -163,22 +163,3 @@ fn a_worker_that_is_killed_again_and_again_is_given_up() {
     run.assert_stderr("error[OX111]: worker `default-1` ended 6 times");
     workspace.assert_clean(TIDY);
 }
-
-#[test]
-fn a_killed_scheduler_ends_the_run_with_a_clear_error() {
-    let workspace = Workspace::new();
-    workspace.graph_job(2, LONG);
-    let run = workspace.start(&["run", "job.yaml"]);
-    let scheduler = workspace.service("scheduler");
-    eventually("the running program", TIDY * 5, || {
-        workspace
-            .processes()
-            .iter()
-            .any(|(_, line)| line.starts_with("sleep "))
-    });
-    signal(scheduler, Signal::KILL);
-    let run = run.finish_within(Duration::from_secs(5)).expect(1);
-    run.assert_stderr("error[OX112]: the scheduler ended with signal 9");
-    assert_eq!(run.stderr.matches("error[").count(), 1, "{}", run.stderr);
-    workspace.assert_clean(TIDY);
-}

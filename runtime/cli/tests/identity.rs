@@ -569,7 +569,7 @@ fn http_ports_give_no_data_away() {
                 let (status, answer) = http(port, method, path);
                 let is_refused = matches!(status, 401 | 404);
                 assert!(is_refused, "{method} {port}{path} gave {answer}");
-                assert!(answer.len() < 256, "{method} {port}{path} gave {answer}");
+                assert!(answer.len() < 512, "{method} {port}{path} gave {answer}");
             }
         }
     }
@@ -661,7 +661,7 @@ fn a_client_that_stops_reading_for_a_while_harms_nobody_and_gets_its_results() {
 }
 
 #[test]
-fn peers_that_are_away_for_too_long_are_cut_and_told() {
+fn peers_that_are_away_for_long_are_missed_and_come_back() {
     let cluster = Cluster::start(2);
     let client = start_and_stop_client(&cluster);
     let job = cluster.start_sum();
@@ -670,16 +670,16 @@ fn peers_that_are_away_for_too_long_are_cut_and_told() {
     // Longer than the interval of keepalive and the time for its answer.
     let job = job.finish().expect(0);
     assert_eq!(job.stdout, "{\"key\":\"total\",\"value\":780}\n");
-    job.assert_stderr("worker worker-1 died");
+    job.assert_stderr("worker worker-1 is silent; ");
     sleep(Duration::from_secs(16).saturating_sub(job.elapsed));
     client.signal(Signal::CONT);
     signal(worker, Signal::CONT);
-    let client = client.finish_within(TOLD).expect(1);
-    client.assert_stderr("error[OX11");
-    client.assert_stderr("\nhint: ");
-    assert!(!client.stdout.contains("\"late\""), "{client:?}");
-    // The worker has dropped what it held, and is welcome again.
-    cluster.workers[1].await_stderr("the scheduler ended the connection; trying again");
+    let client = client.finish_within(TOLD).expect(0);
+    client.assert_stderr("reconnecting to the scheduler");
+    cluster.workspace.graph_job(1, LARGE);
+    let undisturbed = cluster.run(&["submit", "job.yaml"]).expect(0);
+    assert_eq!(client.stdout, undisturbed.stdout);
+    // The worker was given up; it is welcome again.
     eventually("both workers", TOLD, || cluster.worker_lines().len() == 2);
     assert_sum(cluster.start_sum());
     cluster.end();

@@ -218,11 +218,6 @@ const SPECS: &[Refusal] = &[
         &["is `-1`"],
     ),
     (
-        "  script: {source: print(1)}\n",
-        "OX107",
-        &["`script`", "`sql` or `graph`"],
-    ),
-    (
         "  job: {spec: {containers: []}}\n",
         "OX107",
         &["`job`", "`kubectl apply`"],

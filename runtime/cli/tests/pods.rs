@@ -183,10 +183,14 @@ fn a_service_ends_quickly_whatever_it_is_doing() {
     lonely.finish_within(TIDY).expect(0);
     let scheduler = pods.scheduler();
     let (worker, _) = pods.worker("w", &[]);
-    let submit = pods.submit("job.json", &["--progress", "plain"]);
+    let flags = ["--progress", "plain", "--reconnect-seconds", "0"];
+    let submit = pods.submit("job.json", &flags);
     submit.await_stderr("1 of 1 slot busy");
+    // Its task would be waited for, and nobody could take what it makes: the second one ends it.
     worker.signal(Signal::TERM);
-    worker.finish_within(TIDY).expect(0);
+    worker.await_stderr("hands over what only it has");
+    worker.signal(Signal::TERM);
+    worker.finish_within(TIDY).expect(143);
     submit.await_stderr("worker w died");
     scheduler.signal(Signal::TERM);
     scheduler.finish_within(SCHEDULER_TIDY).expect(0);
@@ -301,4 +305,73 @@ fn only_the_beginning_of_a_large_output_is_printed() {
         run.assert_stderr("COPY … TO");
         run.assert_stderr("done: 2 tasks");
     }
+}
+
+/// Lines of a file, none if there is no such file.
+fn lines(pods: &Pods, name: &str) -> usize {
+    let text = std::fs::read_to_string(pods.workspace.path().join(name)).unwrap_or_default();
+    text.lines().count()
+}
+
+#[test]
+fn another_submission_of_the_same_run_goes_on_and_runs_nothing_twice() {
+    const TASKS: usize = 24;
+    for signal in [Signal::KILL, Signal::TERM] {
+        let pods = Pods::new();
+        let _scheduler = pods.scheduler();
+        let _worker = pods.worker("w", &[]);
+        let log = pods.workspace.path().join("log");
+        let script = format!("echo x >> {}; sleep 0.1", log.display());
+        let task = |number: usize| {
+            let args = json!({"command": ["sh", "-c", script]});
+            json!({"key": format!("t-{number:02}"), "op": "exec", "args": args})
+        };
+        let tasks: Vec<Value> = (0..TASKS).map(task).collect();
+        pods.job(&json!({"graph": {"tasks": tasks}}));
+        let first = pods.submit("job.json", &["--run-id", "a7c1-1"]);
+        eventually("some tasks to run", SOON, || lines(&pods, "log") >= 5);
+        first.signal(signal);
+        let first = first.finish();
+        if signal == Signal::TERM {
+            first.expect(143);
+        }
+        let begun = lines(&pods, "log");
+        assert!(begun < TASKS, "too late to show anything");
+        let second = pods.submit("job.json", &["--run-id", "a7c1-1"]).finish();
+        let printed = second.expect(0).stdout.clone();
+        assert_eq!(printed.lines().count(), TASKS, "{printed}");
+        assert_eq!(lines(&pods, "log"), TASKS, "nothing ran twice");
+        // With a name of its own it is other work.
+        pods.submit("job.json", &["--run-id", "a7c1-2"])
+            .finish()
+            .expect(0);
+        assert_eq!(lines(&pods, "log"), 2 * TASKS);
+    }
+}
+
+#[test]
+fn another_submission_of_a_script_finds_its_statements_where_they_are() {
+    let pods = Pods::new();
+    let _scheduler = pods.scheduler();
+    let _worker = pods.worker("w", &[]);
+    pods.workspace.write("numbers.csv", "n\n1\n2\n3\n");
+    let folder = pods.workspace.path().display();
+    let statements = format!(
+        "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '{folder}/numbers.csv' \
+         OPTIONS ('has_header' 'true'); \
+         COPY (SELECT n + 1 AS n FROM t) TO '{folder}/out/' STORED AS CSV; \
+         SELECT sum(n) AS n FROM t; SELECT count(*) AS n FROM t"
+    );
+    pods.job(&json!({"sql": {"statements": statements}}));
+    let run = || pods.submit("job.json", &["--run-id", "r"]);
+    // Killed when the first one has written: a second COPY would be refused.
+    let first = run();
+    eventually("the copy to be there", SOON, || {
+        pods.workspace.path().join("out").exists()
+    });
+    first.signal(Signal::KILL);
+    let _ = first.finish();
+    let second = run().finish();
+    let printed = second.expect(0).stdout;
+    assert_eq!(printed, "{\"n\":6}\n{\"n\":3}\n");
 }

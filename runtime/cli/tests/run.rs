@@ -178,7 +178,7 @@ fn wrong_files_are_status_2() {
         .run(&["run", "job.yaml"])
         .expect(2)
         .assert_stderr("query.sql:2:1");
-    workspace.job(1, "script: {source: 'print(1)'}");
+    workspace.job(1, "job: {spec: {containers: []}}");
     workspace
         .run(&["run", "job.yaml"])
         .expect(2)

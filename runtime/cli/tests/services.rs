@@ -51,12 +51,12 @@ fn up_submit_and_status() {
     });
     let table = run(&["status", "-o", "table"]).expect(0);
     assert!(
-        table.stdout.contains("WORKER     GROUP    SLOTS"),
+        table.stdout.contains("WORKER     GROUP    STANDING  SLOTS"),
         "{}",
         table.stdout
     );
     assert!(
-        table.stdout.contains("default-1  default  1"),
+        table.stdout.contains("default-1  default  active    1"),
         "{}",
         table.stdout
     );

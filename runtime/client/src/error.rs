@@ -29,6 +29,18 @@ pub enum ClientError {
         /// How long was waited.
         seconds: u64,
     },
+    /// The scheduler is not the one that took the graph: it began anew.
+    #[error("the scheduler has lost its journal and does not know the graph `{graph}` any more")]
+    JournalLost {
+        /// The graph's name.
+        graph: String,
+    },
+    /// The scheduler is the same, but it has closed the graph meanwhile.
+    #[error("the scheduler has dropped the graph `{graph}`, whose client was away for too long")]
+    GraphForgotten {
+        /// The graph's name.
+        graph: String,
+    },
     /// The scheduler answered something that this program does not understand.
     #[error("the scheduler's answer cannot be understood")]
     Protocol {
@@ -44,11 +56,8 @@ impl ClientError {
         match self {
             Self::Connect { source, .. } => source.may_pass(),
             Self::Unanswered { .. } => true,
-            Self::Refused(diagnostic) => matches!(
-                diagnostic.code,
-                Code::SchedulerUnreachable | Code::SchedulerEnded
-            ),
-            Self::Protocol { .. } => false,
+            Self::Refused(diagnostic) => may_pass(diagnostic),
+            Self::JournalLost { .. } | Self::GraphForgotten { .. } | Self::Protocol { .. } => false,
         }
     }
 
@@ -63,8 +72,31 @@ impl ClientError {
 
 impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
-        Self::Refused(Box::new(from_status(&status)))
+        Self::Refused(Box::new(said(&status)))
     }
+}
+
+/// Whether the same call may succeed later, although nobody changes anything.
+pub(crate) fn may_pass(diagnostic: &Diagnostic) -> bool {
+    matches!(
+        diagnostic.code,
+        Code::SchedulerUnreachable
+            | Code::SchedulerEnded
+            | Code::JournalDiskFull
+            | Code::JournalBehind
+    )
+}
+
+/// What a status says; if a connection could not be made for it, and cannot be made later, why not.
+fn said(status: &Status) -> Diagnostic {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        match error.downcast_ref::<CommError>() {
+            Some(error) if !error.may_pass() => return Diagnostic::from_error(error),
+            _ => source = error.source(),
+        }
+    }
+    from_status(status)
 }
 
 impl Coded for ClientError {
@@ -73,6 +105,7 @@ impl Coded for ClientError {
             Self::Connect { source, .. } => source.code(),
             Self::Refused(diagnostic) => diagnostic.code,
             Self::Unanswered { .. } => Code::SchedulerUnreachable,
+            Self::JournalLost { .. } | Self::GraphForgotten { .. } => Code::GraphForgotten,
             Self::Protocol { source } => source.code(),
         }
     }
@@ -81,7 +114,9 @@ impl Coded for ClientError {
         match self {
             Self::Connect { source, .. } => source.hint(),
             Self::Refused(diagnostic) => Cow::Owned(diagnostic.hint.clone()),
-            Self::Unanswered { .. } => Cow::Borrowed(self.code().hint()),
+            Self::Unanswered { .. } | Self::JournalLost { .. } | Self::GraphForgotten { .. } => {
+                Cow::Borrowed(self.code().hint())
+            }
             Self::Protocol { source } => source.hint(),
         }
     }
@@ -92,7 +127,7 @@ pub(crate) fn session_ended(status: Option<&Status>) -> Diagnostic {
     let Some(status) = status else {
         return Diagnostic::new(Code::SchedulerEnded, "the scheduler ended the session");
     };
-    let diagnostic = from_status(status);
+    let diagnostic = said(status);
     let text = format!("{} {}", diagnostic.message, diagnostic.causes.join(" "));
     let text = text.to_ascii_lowercase();
     if diagnostic.code != Code::SchedulerUnreachable {

@@ -1,14 +1,19 @@
 //! What a running graph tells its client, and the queue in which it waits.
 //!
 //! Owns the merging that keeps a million events small: ready results are lists, only the latest
-//! progress counts. Invariant: when [`EVENT_BYTES_MAX`] wait, the session is not read further.
+//! progress counts. Invariants: when [`EVENT_BYTES_MAX`] wait, the session is not read further; what
+//! the scheduler says again, to a client that comes back, is an event once.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use oxidask_diagnostic::Diagnostic;
 use oxidask_proto::wire;
 use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::bits::BitSet;
 
 /// Bytes of events that may wait to be asked for.
 const EVENT_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -18,6 +23,9 @@ const READY_PER_EVENT_MAX: usize = 65_536;
 
 /// Bytes counted for an event that has no list.
 const EVENT_BYTES: usize = 64;
+
+/// How often a full queue looks whether it must be read on all the same.
+const FULL_CHECK_PERIOD: Duration = Duration::from_millis(50);
 
 /// Something that happened to a graph.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +49,11 @@ pub enum GraphEvent {
     Refused(Diagnostic),
     /// Every wanted task is done or failed.
     Done,
+    /// The connection to the scheduler broke, for this reason; it is made again by itself. Calls
+    /// and fetches wait meanwhile.
+    Reconnecting(Diagnostic),
+    /// The connection is there again, and the graph goes on.
+    Reconnected,
     /// The session is over; nothing follows.
     Disconnected(Diagnostic),
 }
@@ -57,6 +70,9 @@ pub(crate) struct EventQueue {
 struct State {
     events: VecDeque<GraphEvent>,
     bytes: usize,
+    told_ready: BitSet,
+    told_failed: BitSet,
+    is_done_told: bool,
     is_ended: bool,
 }
 
@@ -70,7 +86,7 @@ impl EventQueue {
             .zip(&batch.ready_task)
             .zip(&batch.ready_bytes);
         for ((of_graph, task), bytes) in ready {
-            if *of_graph == graph {
+            if *of_graph == graph && state.told_ready.insert(*task) {
                 state.push_ready((*task, *bytes));
             }
         }
@@ -94,10 +110,17 @@ impl EventQueue {
                 refused.fault.unwrap_or_default().into(),
             ));
         }
-        if batch.done.contains(&graph) {
+        if batch.done.contains(&graph) && !state.is_done_told {
+            state.is_done_told = true;
             state.push(GraphEvent::Done);
         }
         drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// Appends an event of the connection itself.
+    pub(crate) fn push_event(&self, event: GraphEvent) {
+        self.state().push(event);
         self.arrived.notify_one();
     }
 
@@ -112,10 +135,11 @@ impl EventQueue {
         self.arrived.notify_one();
     }
 
-    /// Waits until few enough events wait.
-    pub(crate) async fn space(&self) {
-        while self.state().bytes > EVENT_BYTES_MAX {
-            self.taken.notified().await;
+    /// Waits until few enough events wait, or until reading must go on because somebody waits for
+    /// something else that the scheduler says.
+    pub(crate) async fn space(&self, must_go_on: impl Fn() -> bool) {
+        while self.state().bytes > EVENT_BYTES_MAX && !must_go_on() {
+            let _ = timeout(FULL_CHECK_PERIOD, self.taken.notified()).await;
         }
     }
 
@@ -168,7 +192,7 @@ impl State {
                 self.bytes += diagnostic.message.len();
             }
             let id = failure.task.unwrap_or_default();
-            if id.graph == graph {
+            if id.graph == graph && self.told_failed.insert(id.task) {
                 let (task, is_origin) = (id.task, failure.is_origin);
                 let diagnostic = Arc::clone(&diagnostic);
                 self.push(GraphEvent::Failed {
@@ -250,9 +274,10 @@ mod tests {
 
         let queue = EventQueue::default();
         for total in 0..100 {
+            let task = u32::try_from(total).unwrap();
             let batch = wire::SessionBatch {
                 progress: vec![progress(total)],
-                ..ready(&[1])
+                ..ready(&[task])
             };
             queue.push(7, batch);
         }
@@ -262,6 +287,35 @@ mod tests {
             queue.state().events.back(),
             Some(&GraphEvent::Progress(progress(99)))
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_said_again_is_no_event() {
+        let queue = EventQueue::default();
+        let failure = |task| wire::TaskFailure {
+            task: Some(wire::TaskId { graph: 7, task }),
+            fault: None,
+            is_origin: false,
+        };
+        let all = wire::SessionBatch {
+            failures: vec![failure(8), failure(9)],
+            done: vec![7],
+            ..ready(&[1, 2])
+        };
+        queue.push(7, ready(&[2]));
+        queue.push(7, all.clone());
+        queue.push(7, all);
+        queue.end(None);
+        let mut heard = (Vec::new(), Vec::new(), 0);
+        while let Some(event) = queue.next().await {
+            match event {
+                GraphEvent::Ready(list) => heard.0.extend(list.iter().map(|(task, _)| *task)),
+                GraphEvent::Failed { task, .. } => heard.1.push(task),
+                GraphEvent::Done => heard.2 += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(heard, (vec![2, 1], vec![8, 9], 1));
     }
 
     #[tokio::test]

@@ -1,8 +1,9 @@
 //! Results, read through the scheduler's relay.
 //!
 //! Owns the reading of one long list of tasks in requests of [`TASKS_PER_REQUEST`], and the putting
-//! together of large results. Invariant: each task is answered exactly once, in the order of the
-//! list; HTTP/2 makes the scheduler wait for a reader that is slow.
+//! together of large results. Invariants: each task is answered exactly once, in the order of the
+//! list; HTTP/2 makes the scheduler wait for a reader that is slow; when a request breaks, what is
+//! missing is asked for again, at most [`BREAKS_MAX`] times in a row without an answer between.
 
 use std::collections::VecDeque;
 use std::vec::IntoIter;
@@ -13,13 +14,21 @@ use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_proto::wire;
 use oxidask_proto::wire::scheduler_client::SchedulerClient;
 use oxidask_store::{Payload, PayloadKind};
+use tokio::sync::watch;
+use tokio::time::sleep;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use crate::error::session_ended;
+use crate::error::{may_pass, session_ended};
+use crate::link::{PAUSE_FIRST, PAUSE_MAX, Standing};
+use crate::pauses::Pauses;
 
 /// Tasks in one request.
 const TASKS_PER_REQUEST: usize = 10_000;
+
+/// Requests in a row that may break before anything is answered. While the graph's session is being
+/// connected again, nothing is asked.
+const BREAKS_MAX: u32 = 10;
 
 /// A task with its result.
 pub(crate) type Answer = (u32, Result<Payload, Diagnostic>);
@@ -27,11 +36,15 @@ pub(crate) type Answer = (u32, Result<Payload, Diagnostic>);
 /// Reads the results of tasks of one graph.
 pub(crate) fn fetch(
     client: SchedulerClient<Channel>,
+    standing: watch::Receiver<Standing>,
     graph: u32,
     tasks: Vec<u32>,
 ) -> impl Stream<Item = Answer> + Send + 'static {
     let reader = Reader {
         client,
+        standing,
+        breaks: 0,
+        pauses: Pauses::new(PAUSE_FIRST, PAUSE_MAX),
         graph,
         tasks: tasks.into_iter(),
         asked: VecDeque::new(),
@@ -47,6 +60,10 @@ pub(crate) fn fetch(
 
 struct Reader {
     client: SchedulerClient<Channel>,
+    /// Of the graph's session.
+    standing: watch::Receiver<Standing>,
+    breaks: u32,
+    pauses: Pauses,
     graph: u32,
     tasks: IntoIter<u32>,
     /// Asked for and not answered yet.
@@ -84,15 +101,48 @@ impl Reader {
             .map(|task| wire::TaskId { graph, task: *task })
             .collect();
         self.large = None;
-        match self.client.fetch(wire::FetchRequest { tasks }).await {
+        let request = wire::FetchRequest {
+            tasks,
+            places_wanted: false,
+        };
+        match self.client.fetch(request).await {
             Ok(response) => self.inbound = Some(response.into_inner()),
-            Err(status) => self.fail_rest(&session_ended(Some(&status))),
+            Err(status) => self.broke(session_ended(Some(&status))).await,
+        }
+    }
+
+    /// What is missing is asked for again as soon as that may help.
+    async fn broke(&mut self, why: Diagnostic) {
+        self.inbound = None;
+        self.large = None;
+        self.breaks += 1;
+        if self.breaks > BREAKS_MAX || !may_pass(&why) {
+            self.fail_rest(&why);
+            return;
+        }
+        sleep(self.pauses.next_pause()).await;
+        loop {
+            let standing = self.standing.borrow_and_update().clone();
+            match standing {
+                Standing::Connected => return,
+                Standing::Over(reason) => {
+                    self.fail_rest(&reason);
+                    return;
+                }
+                // Whoever reads outlives the graph's session.
+                Standing::Reconnecting => {
+                    if self.standing.changed().await.is_err() {
+                        self.fail_rest(&why);
+                        return;
+                    }
+                }
+            }
         }
     }
 
     async fn read(&mut self) {
         let Some(inbound) = &mut self.inbound else {
-            self.fail_rest(&misunderstood("an answer is missing"));
+            self.ask().await;
             return;
         };
         match inbound.message().await {
@@ -102,8 +152,8 @@ impl Reader {
                     self.fail_rest(&misunderstood(what));
                 }
             }
-            Ok(None) => self.fail_rest(&misunderstood("the answers ended early")),
-            Err(status) => self.fail_rest(&session_ended(Some(&status))),
+            Ok(None) => self.broke(session_ended(None)).await,
+            Err(status) => self.broke(session_ended(Some(&status))).await,
         }
     }
 
@@ -151,6 +201,8 @@ impl Reader {
         let Some(task) = self.asked.pop_front() else {
             return;
         };
+        self.breaks = 0;
+        self.pauses.reset();
         let payload = PayloadKind::from_number(kind)
             .map(|kind| Payload { kind, parts })
             .ok_or_else(|| misunderstood("a result is of an unknown kind"));

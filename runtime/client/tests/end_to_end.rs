@@ -20,7 +20,7 @@ use oxidask_diagnostic::{Code, Coded, Diagnostic};
 use oxidask_exec::{Body, Builtin};
 use oxidask_identity::Role;
 use oxidask_pki::Authority;
-use oxidask_scheduler::{SchedulerConfig, SchedulerError};
+use oxidask_scheduler::{HttpTokens, LogTap, SchedulerConfig, SchedulerError};
 use oxidask_store::{Payload, PayloadKind};
 use oxidask_worker::{Listeners, WorkerConfig, WorkerError};
 use tempfile::TempDir;
@@ -57,6 +57,9 @@ impl Cluster {
             http_listener: None,
             credentials: credentials(&authority, Role::Scheduler),
             core: CoreConfig::default(),
+            journal: None,
+            http_tokens: HttpTokens::default(),
+            log_tap: LogTap::default(),
         };
         let serving = tokio::spawn(oxidask_scheduler::serve(config, shutdown.clone()));
         let scratch = TempDir::new().unwrap();
@@ -93,6 +96,9 @@ impl Cluster {
             slots: 1,
             resources,
             memory_bytes: 4 << 30,
+            memory_thresholds: oxidask_worker::MemoryThresholds::OFF,
+            system_dir: "/".into(),
+            logbook: Arc::default(),
             advertise_address,
             reconnect_time: Duration::ZERO,
             base_dir: self.scratch.path().to_owned(),
@@ -154,7 +160,10 @@ async fn until_done(run: &mut GraphRun) -> Heard {
                 GraphEvent::Notice(text) => heard.notices.push(text),
                 GraphEvent::Refused(diagnostic) => heard.refused.push(diagnostic),
                 GraphEvent::Done => return,
-                GraphEvent::Disconnected(diagnostic) => panic!("disconnected: {diagnostic}"),
+                GraphEvent::Reconnecting(diagnostic) | GraphEvent::Disconnected(diagnostic) => {
+                    panic!("disconnected: {diagnostic}")
+                }
+                GraphEvent::Reconnected => {}
             }
         }
         panic!("the graph is done before the events end");
@@ -494,7 +503,7 @@ async fn a_scheduler_that_ends_is_heard_of_at_once() {
         .task("long", &Body::new("sleep").with("seconds", 600), &[])
         .unwrap();
     let plan = builder.finish().unwrap();
-    let client = cluster.client().await;
+    let client = cluster.client().await.reconnecting_for(Duration::ZERO);
     let mut run = client.submit("long", &plan).await.unwrap();
     while !matches!(run.next_event().await, Some(GraphEvent::Progress(_))) {}
     let began = Instant::now();

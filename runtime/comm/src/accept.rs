@@ -15,7 +15,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Connection;
@@ -23,6 +22,7 @@ use crate::credentials::{Application, Credentials};
 use crate::error::CommError;
 use crate::handshake::answer;
 use crate::warnings::Warnings;
+use crate::watch::watch_caller;
 
 /// Connections that are being set up at a time, each for five seconds at most.
 const HANDSHAKES_MAX: usize = 1024;
@@ -55,9 +55,9 @@ pub(crate) fn accept(
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (sender, receiver) = mpsc::channel(BACKLOG_MAX);
     match credentials.server_config(application) {
-        Ok(config) => {
+        Ok(_) => {
             let door = Door {
-                acceptor: TlsAcceptor::from(Arc::new(config)),
+                application,
                 credentials,
                 warnings: Arc::new(Warnings::new()),
                 sender,
@@ -74,7 +74,7 @@ pub(crate) fn accept(
 
 #[derive(Clone)]
 struct Door {
-    acceptor: TlsAcceptor,
+    application: Application,
     credentials: Credentials,
     warnings: Arc<Warnings>,
     sender: mpsc::Sender<io::Result<Connection>>,
@@ -114,7 +114,8 @@ impl Door {
     async fn admit(self, tcp: TcpStream, address: SocketAddr) {
         // Only costs speed if it fails.
         let _ = tcp.set_nodelay(true);
-        match answer(tcp, address, &self.credentials, self.acceptor).await {
+        let _ = watch_caller(&tcp);
+        match answer(tcp, address, &self.credentials, self.application).await {
             // Nobody takes it when the server is on its way out.
             Ok(connection) => drop(self.sender.send(Ok(connection)).await),
             Err(error) if is_probe(&error) => tracing::debug!(peer = %address, "port probed"),

@@ -19,6 +19,8 @@ use crate::connection::Connection;
 use crate::credentials::{Application, Credentials};
 use crate::error::CommError;
 use crate::handshake::initiate;
+use crate::reload::reload;
+use crate::watch::{watch_peer, watch_reader};
 
 /// How long one attempt to reach an address may take.
 const CONNECT_SECONDS_MAX: u64 = 5;
@@ -45,13 +47,24 @@ pub fn connect<'a>(
     credentials: &'a Credentials,
     expected: Role,
 ) -> BoxFuture<'a, Result<Channel, CommError>> {
-    Box::pin(connect_checked(address, credentials, expected))
+    connect_with_tries(address, credentials, expected, CONNECT_ATTEMPTS_MAX)
+}
+
+/// The same for callers that know how often an address at which nobody listens is worth a try.
+pub fn connect_with_tries<'a>(
+    address: &'a str,
+    credentials: &'a Credentials,
+    expected: Role,
+    tries: u32,
+) -> BoxFuture<'a, Result<Channel, CommError>> {
+    Box::pin(connect_checked(address, credentials, expected, tries))
 }
 
 async fn connect_checked(
     address: &str,
     credentials: &Credentials,
     expected: Role,
+    tries: u32,
 ) -> Result<Channel, CommError> {
     let target = Target {
         endpoint: Endpoint::from_url(address)?,
@@ -71,7 +84,7 @@ async fn connect_checked(
         .http2_keep_alive_interval(Duration::from_secs(KEEPALIVE_SECONDS))
         .keep_alive_timeout(Duration::from_secs(KEEPALIVE_ANSWER_SECONDS))
         .keep_alive_while_idle(true);
-    let first = target.reach(CONNECT_ATTEMPTS_MAX).await?;
+    let first = target.reach(tries).await?;
     let connector = Connector {
         target,
         first: Arc::new(Mutex::new(Some(first))),
@@ -103,6 +116,10 @@ impl Target {
     async fn reach(&self, attempts: u32) -> Result<Connection, CommError> {
         let tcp = reach(&self.endpoint, attempts).await?;
         let address = &self.endpoint.authority;
+        watch_reader(&tcp).map_err(|source| CommError::Connect {
+            address: address.clone(),
+            source,
+        })?;
         initiate(
             tcp,
             address,
@@ -130,9 +147,12 @@ impl Connector {
             .take();
         let target = self.target.clone();
         Box::pin(async move {
-            match first {
-                Some(connection) => Ok(TokioIo::new(connection)),
-                None => target.reach(1).await.map(TokioIo::new),
+            if let Some(connection) = first {
+                Ok(TokioIo::new(connection))
+            } else {
+                // Whoever lives long enough to connect again may have new certificates.
+                reload(&target.credentials, None).await;
+                target.reach(1).await.map(TokioIo::new)
             }
         })
     }
@@ -175,7 +195,8 @@ async fn reach_once(endpoint: &Endpoint) -> Result<TcpStream, CommError> {
         address: address(),
         seconds: CONNECT_SECONDS_MAX,
     })??;
-    tcp.set_nodelay(true).map_err(|source| CommError::Connect {
+    let set = tcp.set_nodelay(true).and_then(|()| watch_peer(&tcp));
+    set.map_err(|source| CommError::Connect {
         address: address(),
         source,
     })?;

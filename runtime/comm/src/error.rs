@@ -32,6 +32,14 @@ pub enum CommError {
     /// Certificate, key and authority do not fit together.
     #[error("certificate, key and authority do not fit together")]
     CertificateMismatch(#[source] rustls::Error),
+    /// Renewed certificates are those of somebody else.
+    #[error("the new certificate is that of `{found}`, not of `{expected}`")]
+    IdentityChanged {
+        /// Who we are.
+        expected: Box<Identity>,
+        /// Who the files speak for.
+        found: Box<Identity>,
+    },
     /// The address is not `oxidask://host:port`.
     #[error("`{address}` is not an address of the form `{form}`")]
     Address {
@@ -224,7 +232,8 @@ impl CommError {
             Self::CertificateFile { .. }
             | Self::CertificatePem { .. }
             | Self::CertificateOwn(_)
-            | Self::CertificateMismatch(_) => "certificate_files",
+            | Self::CertificateMismatch(_)
+            | Self::IdentityChanged { .. } => "certificate_files",
             Self::Address { .. } | Self::Lookup { .. } => "address",
             Self::Connect { .. } | Self::Timeout { .. } | Self::Channel { .. } => "connect",
             Self::Handshake { .. } | Self::NotTls { .. } | Self::WrongPort { .. } => "handshake",
@@ -251,7 +260,8 @@ impl Coded for CommError {
             Self::CertificateFile { .. }
             | Self::CertificatePem { .. }
             | Self::CertificateOwn(_)
-            | Self::CertificateMismatch(_) => Code::CertificateFiles,
+            | Self::CertificateMismatch(_)
+            | Self::IdentityChanged { .. } => Code::CertificateFiles,
             Self::Address { .. }
             | Self::Lookup { .. }
             | Self::Connect { .. }

@@ -88,9 +88,10 @@ pub(crate) async fn answer(
     tcp: TcpStream,
     address: SocketAddr,
     credentials: &Credentials,
-    acceptor: TlsAcceptor,
+    application: Application,
 ) -> Result<Connection, CommError> {
     let text = address.to_string();
+    let acceptor = TlsAcceptor::from(credentials.server_config(application)?);
     let handshake = acceptor.accept(Socket::new(tcp));
     let stream = match timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), handshake).await {
         Ok(Ok(stream)) => stream,

@@ -18,18 +18,21 @@ mod credentials;
 mod error;
 mod handshake;
 mod open_paths;
+mod reload;
 mod socket;
 mod verify;
 mod warnings;
+mod watch;
 
 pub use accept::incoming;
 pub use address::check_address;
 pub use bulk::{
-    BULK_WHOLE, BulkFound, BulkObject, BulkPart, BulkPiece, BulkPieceRequest, BulkPool, BulkRead,
-    BulkSource, serve_bulk,
+    BULK_WHOLE, BulkFound, BulkObject, BulkPart, BulkParts, BulkPiece, BulkPieceRequest, BulkPool,
+    BulkRead, BulkRefusal, BulkSink, BulkSource, BulkUpload, serve_bulk,
 };
-pub use channel::{connect, server};
+pub use channel::{connect, connect_with_tries, server};
 pub use connection::{Connection, Peer, caller};
 pub use credentials::{Credentials, install_crypto_provider};
 pub use error::CommError;
 pub use open_paths::{OpenListener, OpenStream};
+pub use reload::keep_fresh;

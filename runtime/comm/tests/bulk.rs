@@ -277,15 +277,17 @@ async fn transfers_run_beside_each_other_and_can_be_given_up() {
 }
 
 #[tokio::test]
-async fn only_workers_and_the_scheduler_are_served() {
+async fn workers_clients_and_the_scheduler_are_served() {
     let authority = authority();
     let worker = serve(&authority, HashMap::new()).await;
     for role in Role::ALL {
         let pool = BulkPool::new(credentials(&authority, role));
         let outcome = pool.fetch(&worker.address, &[1]).await;
         match role {
-            Role::Worker | Role::Scheduler => assert_eq!(outcome.unwrap(), [(1, None)]),
-            Role::Client | Role::Operator => {
+            Role::Worker | Role::Scheduler | Role::Client => {
+                assert_eq!(outcome.unwrap(), [(1, None)]);
+            }
+            Role::Operator => {
                 let error = outcome.unwrap_err();
                 assert_eq!(error.code(), Code::CallForbidden, "{error:?}");
             }

@@ -359,8 +359,16 @@ async fn slices_are_freed_by_workers_only() {
         .await
         .unwrap();
     assert!(matches!(found[0], BulkRead::Found(_)));
+    // So may clients.
     let client = BulkPool::new(credentials(&authority, Role::Client));
-    let refused = client.read_pieces(&address, &requests).await.unwrap_err();
+    client
+        .free_slices(&address, vec![(1, 0)])
+        .await
+        .unwrap_err();
+    let found = client.read_pieces(&address, &requests[..1]).await.unwrap();
+    assert!(matches!(found[0], BulkRead::Found(_)));
+    let operator = BulkPool::new(credentials(&authority, Role::Operator));
+    let refused = operator.read_pieces(&address, &requests).await.unwrap_err();
     assert_eq!(refused.code(), Code::CallForbidden);
     assert_eq!(source.freed.lock().unwrap().len(), 20_001);
 }
@@ -373,7 +381,9 @@ async fn requests_that_are_no_requests_end_their_connection() {
     let header = |count: u32, verb: u8| [&count.to_le_bytes()[..], &[verb, 0, 0, 0]].concat();
     let rubbish = [0xff; 64];
     for request in [
-        header(1, 3),
+        header(1, 4),
+        header(2, 3),
+        [&header(1, 3)[..], &rubbish[..24]].concat(),
         header(0, 1),
         header(16 * 1024 + 1, 1),
         header(16 * 1024 + 1, 2),

@@ -36,6 +36,7 @@ impl Scheduler for Fake {
     type SessionStream = Replies<wire::SessionBatch>;
     type FetchStream = Replies<wire::FetchChunk>;
     type TelemetryStream = Replies<wire::TelemetryReply>;
+    type LogsStream = Replies<wire::LogsReply>;
 
     async fn work(
         &self,
@@ -82,6 +83,30 @@ impl Scheduler for Fake {
     ) -> Result<Response<wire::RetireReply>, Status> {
         caller(&request, &[Role::Client, Role::Operator])?;
         Ok(Response::new(wire::RetireReply::default()))
+    }
+
+    async fn worker_ended(
+        &self,
+        request: Request<wire::WorkerEndedRequest>,
+    ) -> Result<Response<wire::WorkerEndedReply>, Status> {
+        caller(&request, &[Role::Client, Role::Operator])?;
+        Ok(Response::new(wire::WorkerEndedReply::default()))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<wire::ExplainRequest>,
+    ) -> Result<Response<wire::ExplainReply>, Status> {
+        caller(&request, &[Role::Client])?;
+        Ok(Response::new(wire::ExplainReply::default()))
+    }
+
+    async fn logs(
+        &self,
+        request: Request<wire::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        caller(&request, &[Role::Client])?;
+        Ok(Response::new(Box::pin(futures::stream::empty())))
     }
 
     async fn telemetry(
@@ -164,7 +189,10 @@ async fn each_call_has_its_roles() {
             .retire(wire::RetireRequest::default())
             .await
             .map(drop);
-        let telemetry = client.telemetry(wire::TelemetryRequest {}).await.map(drop);
+        let telemetry = client
+            .telemetry(wire::TelemetryRequest::default())
+            .await
+            .map(drop);
         let is_client = role == Role::Client;
         let is_operator = role == Role::Operator;
         for (outcome, may) in [

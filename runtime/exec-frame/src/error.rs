@@ -196,8 +196,8 @@ impl FrameError {
             diagnostic.causes = causes;
         }
         TaskError {
-            diagnostic,
             is_retryable,
+            ..TaskError::retryable(diagnostic)
         }
     }
 }

@@ -151,8 +151,8 @@ fn last_task(plan: &StagePlan) -> Result<LastTask, FrameError> {
         Ok(serde_json::Value::Object(args)) => Ok(LastTask {
             name: ANALYZE,
             body: Body {
-                op: ANALYZE.to_owned(),
                 args,
+                ..Body::new(ANALYZE)
             },
             inputs: LastTaskInputs::AllStages,
         }),

@@ -16,6 +16,7 @@ mod executor;
 mod explain;
 mod freshness;
 mod join_fallback;
+mod known_files;
 mod local_store;
 mod location;
 mod memory;

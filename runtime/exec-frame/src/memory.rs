@@ -37,6 +37,15 @@ const NAMED_TAKERS: usize = 5;
 /// The share of the free disk that a task's temporary files may take, in percent.
 const DISK_PERCENT: u64 = 90;
 
+/// An operator that tells what it took afterwards, and keeps all values of one group in tables that
+/// are copied into ones twice as large when they are full.
+const DOUBLING: &str = "AggregateStream";
+
+/// Whether the next growth of this operator may need twice as much again as it has.
+fn doubles(name: &str) -> bool {
+    name.starts_with(DOUBLING)
+}
+
 /// Where a task's operators put what does not fit into memory: in at most `bytes_max`, or what is
 /// free when the first of them does so, less a margin, so that they stop before everything else on
 /// the disk does. Nothing is made before that: most tasks need no files.
@@ -79,6 +88,36 @@ impl TempFileFactory for TemporaryFiles {
         };
         drop(files);
         manager.create_tmp_file(description)
+    }
+}
+
+/// Memory that is given back when this is dropped.
+pub(crate) struct Taken {
+    memory: Arc<dyn Memory>,
+    bytes: u64,
+}
+
+impl Taken {
+    /// Nothing yet.
+    pub(crate) fn new(memory: Arc<dyn Memory>) -> Self {
+        Self { memory, bytes: 0 }
+    }
+
+    /// Takes more.
+    pub(crate) fn grow(&mut self, bytes: u64) {
+        self.memory.grow(bytes);
+        self.bytes += bytes;
+    }
+
+    /// Bytes that the worker may use in all.
+    pub(crate) fn limit_bytes(&self) -> u64 {
+        self.memory.limit_bytes()
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.memory.shrink(self.bytes);
     }
 }
 
@@ -250,7 +289,12 @@ impl MemoryPool for TaskMemoryPool {
             let promised = if consumer.can_spill() || is_small {
                 0
             } else {
-                self.promised(&state)
+                let ahead = if doubles(consumer.name()) {
+                    2 * wanted
+                } else {
+                    0
+                };
+                self.promised(&state).saturating_add(ahead)
             };
             if self.cover(&mut state, bytes.saturating_add(promised)) {
                 state.add(consumer, bytes);
@@ -356,6 +400,19 @@ mod tests {
         join.try_grow(62 * MIB).unwrap();
         sort.try_grow(2 * MIB).unwrap();
         assert!(sort.try_grow(1).is_err());
+    }
+
+    #[test]
+    fn what_doubles_is_refused_before_it_passes_the_limit() {
+        let (memory, pool) = pool(96 * MIB);
+        let values = taker("AggregateStream[0]", false, &pool);
+        values.try_grow(30 * MIB).unwrap();
+        assert!(memory.taken_bytes() >= 90 * MIB as u64, "the next table");
+        assert!(values.try_grow(10 * MIB).is_err());
+        drop(values);
+        // A hash table that is grouped by keys tells beforehand.
+        let groups = taker("SingleHashAggregateStream[0]", false, &pool);
+        groups.try_grow(80 * MIB).unwrap();
     }
 
     #[test]

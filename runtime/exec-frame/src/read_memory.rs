@@ -11,32 +11,14 @@ use bytes::Bytes;
 use object_store::Result;
 use oxidask_exec::Memory;
 
+use crate::memory::Taken;
+
 /// Smaller pieces are not worth the counting.
 const COUNTED_BYTES_MIN: u64 = 64 * 1024;
 
 /// The account that reads are counted in.
 #[derive(Debug, Clone)]
 pub(crate) struct ReadMemory(Arc<dyn Memory>);
-
-/// A part of the account, given back when this is dropped.
-struct Taken {
-    memory: Arc<dyn Memory>,
-    bytes: u64,
-}
-
-impl Taken {
-    fn new(memory: &Arc<dyn Memory>, bytes: u64) -> Self {
-        memory.grow(bytes);
-        let memory = Arc::clone(memory);
-        Self { memory, bytes }
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.memory.shrink(self.bytes);
-    }
-}
 
 /// Bytes that are counted as long as anybody has a part of them.
 struct Counted {
@@ -56,6 +38,12 @@ impl ReadMemory {
         Self(memory)
     }
 
+    fn take(&self, bytes: u64) -> Taken {
+        let mut taken = Taken::new(Arc::clone(&self.0));
+        taken.grow(bytes);
+        taken
+    }
+
     /// Counts what a read of these ranges gives.
     pub(crate) async fn counted(
         &self,
@@ -69,10 +57,10 @@ impl ReadMemory {
         if asked < COUNTED_BYTES_MIN {
             return read.await;
         }
-        let ahead = Taken::new(&self.0, asked);
+        let ahead = self.take(asked);
         let pieces = read.await?;
         let counted = pieces.into_iter().map(|bytes| {
-            let taken = Taken::new(&self.0, bytes.len() as u64);
+            let taken = self.take(bytes.len() as u64);
             Bytes::from_owner(Counted {
                 bytes,
                 _taken: taken,

@@ -35,6 +35,7 @@ use crate::damage::{self, TableFiles};
 use crate::error::Stage;
 use crate::freshness::ExpectedFiles;
 use crate::join_fallback::let_joins_spill;
+use crate::known_files::KnownFiles;
 use crate::local_store::WriteFault;
 use crate::memory::{self, TaskMemoryPool};
 use crate::read_memory::ReadMemory;
@@ -56,6 +57,7 @@ pub(crate) const INFERRED_ROWS: usize = 10_000;
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     base: OnceLock<SessionState>,
+    known_files: OnceLock<KnownFiles>,
     pub(crate) csv_checks: CsvChecks,
 }
 
@@ -65,6 +67,12 @@ impl Shared {
         self.base
             .get_or_init(|| SessionStateBuilder::new().with_default_features().build())
             .clone()
+    }
+
+    /// What is known of files on a worker with this much memory.
+    pub(crate) fn known_files(&self, memory_bytes: u64) -> &KnownFiles {
+        self.known_files
+            .get_or_init(|| KnownFiles::new(memory_bytes))
     }
 }
 
@@ -97,8 +105,12 @@ impl Session {
             expected.clone(),
             memory,
         );
-        let runtime = runtime(task, stores, CacheManagerConfig::default())
-            .map_err(|error| FrameError::engine(Stage::Plan, error))?;
+        // What is known of many small files must fit, or they are all opened again and again.
+        let known_bytes = (task.memory_bytes / KNOWN_SHARE).clamp(KNOWN_BYTES_MIN, KNOWN_BYTES_MAX);
+        let known_bytes = usize::try_from(known_bytes).unwrap_or(usize::MAX);
+        let known = shared.known_files(task.memory_bytes).for_task(known_bytes);
+        let runtime =
+            runtime(task, stores, known).map_err(|error| FrameError::engine(Stage::Plan, error))?;
         let state = SessionStateBuilder::new_from_existing(shared.base())
             .with_session_id(task.key.to_string())
             .with_config(config(task))
@@ -341,15 +353,10 @@ pub(crate) fn runtime(
     stores: Stores,
     caches: CacheManagerConfig,
 ) -> Result<Arc<RuntimeEnv>, DataFusionError> {
-    // What is known of many small files must fit, or they are all opened again and again.
-    let known_bytes = (task.memory_bytes / KNOWN_SHARE).clamp(KNOWN_BYTES_MIN, KNOWN_BYTES_MAX);
-    let known_bytes = usize::try_from(known_bytes).unwrap_or(usize::MAX);
     RuntimeEnvBuilder::new()
         .with_cache_manager(caches)
         .with_memory_pool(Arc::new(TaskMemoryPool::new(Arc::clone(&task.memory))))
         .with_disk_manager_builder(memory::temporary_files(&task.scratch_dir, None))
         .with_object_store_registry(Arc::new(stores))
-        .with_file_statistics_cache_limit(known_bytes)
-        .with_object_list_cache_limit(known_bytes)
         .build_arc()
 }

@@ -68,8 +68,8 @@ pub(crate) fn commit_body(output: &Output, place: &str) -> Result<Body, FrameErr
     };
     match serde_json::to_value(arguments) {
         Ok(serde_json::Value::Object(args)) => Ok(Body {
-            op: COMMIT.to_owned(),
             args,
+            ..Body::new(COMMIT)
         }),
         _ => Err(FrameError::Argument {
             what: "the output cannot be put into a task".to_owned(),

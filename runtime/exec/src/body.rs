@@ -14,12 +14,25 @@ pub struct Body {
     /// The operation's arguments by name.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub args: Map<String, Value>,
+    /// What the operation reads by itself; bodies that have it have no arguments.
+    #[serde(skip)]
+    pub content: Bytes,
 }
+
+/// The first byte of a body with content: no JSON begins with it. The length of the operation's name
+/// in a byte, the name and the content follow.
+const WITH_CONTENT: u8 = 0;
 
 /// The bytes are not a body: their sender and this program do not fit together.
 #[derive(Debug, thiserror::Error)]
-#[error("the body of a task cannot be read")]
-pub struct BodyError(#[from] serde_json::Error);
+pub enum BodyError {
+    /// It is no JSON, or not what it should be.
+    #[error("the body of a task cannot be read")]
+    Json(#[from] serde_json::Error),
+    /// It should name an operation before its content.
+    #[error("the body of a task cannot be read: it names no operation")]
+    Content,
+}
 
 impl Coded for BodyError {
     fn code(&self) -> Code {
@@ -33,6 +46,7 @@ impl Body {
         Self {
             op: op.into(),
             args: Map::new(),
+            content: Bytes::new(),
         }
     }
 
@@ -52,7 +66,20 @@ impl Body {
 
     /// Reads what [`Body::encode`] wrote.
     pub fn decode(bytes: &[u8]) -> Result<Self, BodyError> {
+        if let Some((&WITH_CONTENT, rest)) = bytes.split_first() {
+            return Self::decode_with_content(rest).ok_or(BodyError::Content);
+        }
         Ok(serde_json::from_slice(bytes)?)
+    }
+
+    fn decode_with_content(bytes: &[u8]) -> Option<Self> {
+        let (length, rest) = bytes.split_first()?;
+        let (op, content) = rest.split_at_checked(usize::from(*length))?;
+        Some(Self {
+            op: std::str::from_utf8(op).ok()?.to_owned(),
+            args: Map::new(),
+            content: Bytes::copy_from_slice(content),
+        })
     }
 }
 
@@ -85,6 +112,18 @@ mod tests {
         );
         assert_eq!(Body::decode(&bytes).unwrap(), body);
         assert_eq!(&Body::new("noop").encode()[..], br#"{"op":"noop"}"#);
+    }
+
+    #[test]
+    fn content_follows_the_name() {
+        let body = Body::decode(b"\0\x06python\x80\x05.").unwrap();
+        assert_eq!(
+            (body.op.as_str(), &body.content[..]),
+            ("python", &b"\x80\x05."[..])
+        );
+        for cut in [&b"\0"[..], b"\0\x07python", b"\0\x01\xff"] {
+            assert!(Body::decode(cut).is_err(), "{cut:?}");
+        }
     }
 
     #[test]

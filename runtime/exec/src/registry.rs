@@ -37,6 +37,11 @@ impl Registry {
         }
     }
 
+    /// The executor of an operation.
+    pub fn executor(&self, op: &str) -> Result<&Arc<dyn Executor>, Diagnostic> {
+        self.executors.get(op).ok_or_else(|| self.unknown(op))
+    }
+
     fn unknown(&self, op: &str) -> Diagnostic {
         let diagnostic = Diagnostic::new(
             Code::OperationUnknown,
@@ -77,7 +82,7 @@ mod tests {
         let refused = registry.prepare(b"\x00\xff").err().unwrap();
         assert_eq!(
             refused.diagnostic.message,
-            "the body of a task cannot be read"
+            "the body of a task cannot be read: it names no operation"
         );
         let refused = registry.prepare(br#"{"op":"bytes"}"#).err().unwrap();
         assert_eq!(refused.diagnostic.code, Code::OperationUnknown);

@@ -91,6 +91,7 @@ pub struct MemoryRefused {
 #[derive(Debug, Default)]
 pub struct RunProgress {
     rows: AtomicU64,
+    work_micros: AtomicU64,
 }
 
 impl RunProgress {
@@ -102,6 +103,17 @@ impl RunProgress {
     /// Rows of the result so far.
     pub fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
+    }
+
+    /// How long the run was at work, if that is less than from its start to its end.
+    pub fn set_work_micros(&self, micros: u64) {
+        self.work_micros.store(micros.max(1), Ordering::Relaxed);
+    }
+
+    /// How long the run was at work, if anybody has said so.
+    pub fn work_micros(&self) -> Option<u64> {
+        let micros = self.work_micros.load(Ordering::Relaxed);
+        (micros > 0).then_some(micros)
     }
 }
 

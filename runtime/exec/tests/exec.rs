@@ -5,11 +5,16 @@ use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_exec::guard::{GuardCommand, watch};
-use oxidask_exec::{Body, Builtin, Executor, TableToCsv, TaskContext, TaskError};
+use oxidask_exec::{
+    Body, Builtin, Executor, MemoryEnd, Programs, RunningProgram, TableToCsv, TaskContext,
+    TaskError,
+};
+use oxidask_logbook::{Bounds, Cursor, Level};
 use oxidask_store::{Payload, PayloadKind};
 use serde_json::json;
 use tempfile::TempDir;
@@ -357,6 +362,154 @@ async fn too_much_output_ends_the_program() {
         .await
         .unwrap();
     assert_eq!(result.parts.concat(), b"ok\n");
+}
+
+/// The only program of a list, once it runs.
+async fn only_program(programs: &Programs) -> RunningProgram {
+    let mut list = Vec::new();
+    loop {
+        programs.list(&mut list);
+        if let [program] = list.as_slice() {
+            return program.clone();
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Runs a script that does not end by itself and ends it because of its memory.
+async fn end_for_memory(script: &str, is_killed: bool) -> (TaskError, Duration) {
+    let fixture = Fixture::new();
+    let context = TaskContext {
+        graph: 7,
+        key: "hungry".into(),
+        ..fixture.context()
+    };
+    let programs = Arc::clone(&context.programs);
+    let program = Builtin::new().prepare(&shell(script)).unwrap();
+    let running = tokio::spawn(program.run(vec![], context));
+    let found = only_program(&programs).await;
+    assert_eq!((&*found.key, found.graph, found.attempt), ("hungry", 7, 1));
+    assert!(is_running(&found.leader.to_string()));
+    // Until it has set its traps.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    programs.measured(found.id, 96 << 20);
+    programs.measured(found.id, 64 << 20);
+    let end = MemoryEnd {
+        program_bytes: 64 << 20,
+        used_bytes: 126 << 20,
+        limit_bytes: 128 << 20,
+    };
+    programs.end(found.id, end);
+    let start = Instant::now();
+    if is_killed {
+        programs.kill(found.id);
+    }
+    let error = running.await.unwrap().unwrap_err();
+    let took = start.elapsed();
+    wait_until("the program is gone", || {
+        !is_running(&found.leader.to_string())
+    });
+    assert_eq!(programs.count(), 0);
+    (error, took)
+}
+
+#[tokio::test]
+async fn a_program_that_is_ended_for_its_memory_says_so() {
+    let (error, _) =
+        end_for_memory("trap 'echo bye >&2; exit 3' TERM; sleep 40 & wait", false).await;
+    assert!(error.is_retryable);
+    let diagnostic = error.diagnostic;
+    assert_eq!(diagnostic.code, Code::MemoryRanOut);
+    assert_eq!(
+        diagnostic.message,
+        "the program `sh` was ended because memory ran out: it used 64.0 MiB of the worker's \
+         128.0 MiB"
+    );
+    assert_eq!(
+        diagnostic.causes,
+        [
+            "126.0 MiB of 128.0 MiB were used in all",
+            "it was seen to use at most 96.0 MiB of memory",
+            "the last lines (at most 20) of its standard error:\n    bye"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_end_is_killed_at_once_if_need_be() {
+    let script = "trap '' TERM; while :; do sleep 0.05; done";
+    let (error, took) = end_for_memory(script, false).await;
+    assert_eq!(error.diagnostic.code, Code::MemoryRanOut);
+    assert!(took >= Duration::from_millis(400), "{took:?}");
+    let (error, took) = end_for_memory(script, true).await;
+    assert_eq!(error.diagnostic.code, Code::MemoryRanOut);
+    assert!(took < Duration::from_millis(400), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_program_that_the_system_killed_for_its_memory_says_so() {
+    let fixture = Fixture::new();
+    let failure = async |script: &str, kills: bool| {
+        let context = fixture.context();
+        let calls = AtomicU64::new(0);
+        // One more each time that it is asked: before and after the run.
+        let count = move || Some(calls.fetch_add(u64::from(kills), Ordering::Relaxed));
+        context.programs.set_out_of_memory_counter(Box::new(count));
+        let program = Builtin::new().prepare(&shell(script)).unwrap();
+        program.run(vec![], context).await.unwrap_err().diagnostic
+    };
+    for script in ["kill -9 $$", "sh -c 'kill -9 $$'; exit $?"] {
+        let diagnostic = failure(script, true).await;
+        assert_eq!(diagnostic.code, Code::MemoryRanOut, "{script}");
+        assert!(diagnostic.message.ends_with("because memory ran out"));
+        let diagnostic = failure(script, false).await;
+        assert_eq!(diagnostic.code, Code::CommandFailed, "{script}");
+    }
+    let killed = failure("kill -9 $$", true).await.message;
+    assert!(killed.contains("signal 9 (SIGKILL)"), "{killed}");
+    let failed = failure("exit 4", true).await;
+    assert_eq!(failed.code, Code::CommandFailed);
+    assert_eq!(
+        failed.causes[0],
+        "while it ran, the system ended other processes because memory ran out (1 in all)"
+    );
+}
+
+#[tokio::test]
+async fn lines_of_standard_error_are_logged_with_their_task() {
+    let fixture = Fixture::new();
+    let context = TaskContext {
+        graph: 7,
+        key: "talkative".into(),
+        attempt: 3,
+        ..fixture.context()
+    };
+    let logbook = Arc::clone(&context.logbook);
+    let program = Builtin::new()
+        .prepare(&shell("echo result; echo one >&2; printf two >&2"))
+        .unwrap();
+    program.run(vec![], context).await.unwrap();
+    let bounds = Bounds {
+        items_max: 100,
+        bytes_max: 100_000,
+    };
+    let lines = logbook.take(&mut Cursor::default(), bounds).lines;
+    let texts: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(texts, ["one", "two"]);
+    for line in &lines {
+        let place = (line.graph.as_str(), line.key.as_str(), line.attempt);
+        assert_eq!(place, ("7", "talkative", 3));
+        assert_eq!((line.level, line.target.as_str()), (Level::Err, "sh"));
+    }
+}
+
+#[tokio::test]
+async fn the_system_ends_programs_before_their_worker() {
+    let fixture = Fixture::new();
+    let script = "while [ $(cat /proc/$$/oom_score_adj) != 1000 ]; do sleep 0.01; done; echo so";
+    let waiting = fixture.text(script, vec![]);
+    let text = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    assert_eq!(text.unwrap(), "so\n");
 }
 
 /// The other process of the test below: this test program again, as guard or as worker.

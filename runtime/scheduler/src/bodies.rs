@@ -85,6 +85,13 @@ impl GraphBodies {
         true
     }
 
+    /// The bodies that have this content.
+    pub(crate) fn with_content(&self, content: &[u8]) -> Vec<u32> {
+        let numbers = (0..).zip(&self.contents);
+        let equal = numbers.filter(|(_, other)| **other == *content);
+        equal.map(|(number, _)| number).collect()
+    }
+
     /// How to send a body; `None` if the graph has no such body.
     pub(crate) fn sending(&self, body: u32) -> Option<Sending> {
         let content = self.contents.get(body as usize)?.clone();

@@ -3,11 +3,14 @@
 //! Reads from the core what a message needs besides ids. Owns the rules which bodies, peers and
 //! holders a worker is told. Never waits, never decides anything about tasks.
 
+use std::collections::HashSet;
+
 use oxidask_core::{Attempt, Core, Effect, TaskRef, WorkerId};
 use oxidask_proto::ids::attempt_to_wire;
 use oxidask_proto::wire;
 
 use crate::bodies::Sending;
+use crate::links::{ClientLink, Hearing};
 use crate::main_loop::MainLoop;
 
 /// Other holders named for one input.
@@ -24,6 +27,9 @@ const INPUT_BYTES: usize = 12;
 
 impl MainLoop {
     pub(crate) fn perform(&mut self, effect: Effect) {
+        if self.journal_effect(&effect) {
+            return;
+        }
         match effect {
             Effect::Assign {
                 worker,
@@ -35,8 +41,9 @@ impl MainLoop {
                 task,
                 bytes,
             } => {
+                let value = self.values.take(task);
                 if let Some(link) = self.clients.get_mut(&client)
-                    && link.ready(task.into(), bytes)
+                    && link.ready(task.into(), bytes, value)
                 {
                     self.clients_to_flush.push(client);
                 }
@@ -72,14 +79,26 @@ impl MainLoop {
                     self.clients_to_flush.push(client);
                 }
             }
+            Effect::Copy { worker, task, from } => self.copy(worker, task, from),
+            other => self.perform_for_worker(other),
+        }
+    }
+
+    /// What becomes of workers.
+    fn perform_for_worker(&mut self, effect: Effect) {
+        match effect {
             Effect::WorkerAccepted { worker } => self.welcome(worker),
             Effect::WorkerRefused { worker, error } => {
+                self.metrics.fleet.rejected.inc();
                 let refused = Some(wire::Fault::from(&*error));
                 if let Some(mut link) = self.workers.remove(&worker) {
                     link.add(error.message.len(), |batch| batch.refused = refused);
                     link.finish();
                 }
             }
+            Effect::WorkerGivenUp { worker, reason } => self.given_up(worker, reason),
+            Effect::WorkerEmpty { worker } => self.emptied(worker),
+            Effect::RetireRefused { worker, reason } => self.retirement_refused(worker, reason),
             Effect::TaskRescheduled { client, .. } => {
                 *self.rescheduled.entry(client).or_insert(0) += 1;
             }
@@ -140,17 +159,8 @@ impl MainLoop {
                 self.send_progress(graph, client, &cluster);
                 self.tell_client(client, ORDER_BYTES, |batch| batch.done.push(graph.0));
             }
-            Effect::GraphForgotten { graph } => {
-                self.graphs.remove(&graph);
-                for (worker, link) in &mut self.workers {
-                    if link.graphs.remove(&graph).is_some()
-                        && link.add(ORDER_BYTES, |batch| batch.graphs_forgotten.push(graph.0))
-                    {
-                        self.workers_to_flush.push(*worker);
-                    }
-                }
-            }
-            // Carried out by `perform`.
+            Effect::GraphForgotten { graph } => self.forget_graph(graph),
+            // Carried out above.
             _ => {}
         }
     }
@@ -161,46 +171,84 @@ impl MainLoop {
         });
     }
 
-    /// The worker may begin: it learns its number and all peers, and all peers learn of it.
+    /// The worker may begin: it learns its number. It meets its peers when it needs them.
     fn welcome(&mut self, worker: WorkerId) {
         let Some(link) = self.workers.get(&worker) else {
             return;
         };
-        let data_address = link.address.to_string();
-        tracing::info!(
-            worker = link.hello.name,
-            address = data_address,
-            "worker joined"
-        );
-        let others: Vec<WorkerId> = self
-            .workers
-            .keys()
-            .copied()
-            .filter(|other| *other != worker)
-            .collect();
-        let peer = |worker: &WorkerId, address: &str| wire::Peer {
-            worker: worker.0,
-            data_address: address.to_owned(),
+        let (name, address) = (&link.hello.name, &link.address);
+        tracing::info!(worker = name, address = %address, "worker joined");
+        self.greet(worker, false);
+        self.commands.owe_standing(worker);
+        self.give_unanswered(worker);
+        self.has_newcomer = true;
+        self.metrics.fleet.added.inc();
+    }
+
+    fn copy(&mut self, worker: WorkerId, task: TaskRef, from: WorkerId) {
+        let copy = wire::CopyOrder {
+            task: Some(task.into()),
+            bytes: self.core.bytes(task),
+            from: from.0,
         };
-        let peers: Vec<wire::Peer> = others
-            .iter()
-            .filter_map(|other| Some(peer(other, &self.workers.get(other)?.address)))
-            .collect();
-        for other in others {
-            let newcomer = peer(&worker, &data_address);
-            self.tell_worker(other, ORDER_BYTES + data_address.len(), |batch| {
-                batch.peers.push(newcomer);
-            });
+        let peers = self.introduced(worker, [from.0]);
+        self.introduce(worker, peers);
+        self.tell_worker(worker, ORDER_BYTES, |batch| batch.copies.push(copy));
+    }
+
+    /// Those of the holders that the worker has not been told of.
+    fn introduced(
+        &self,
+        worker: WorkerId,
+        holders: impl IntoIterator<Item = u32>,
+    ) -> Vec<wire::Peer> {
+        let mut peers: Vec<wire::Peer> = Vec::new();
+        let Some(link) = self.workers.get(&worker) else {
+            return peers;
+        };
+        for holder in holders {
+            let holder = WorkerId(holder);
+            if holder.0 == 0 || holder == worker || link.peers_told.contains(&holder) {
+                continue;
+            }
+            let is_listed = peers.iter().any(|peer| peer.worker == holder.0);
+            let found = self.workers.get(&holder).filter(|_| !is_listed);
+            peers.extend(found.map(|found| wire::Peer {
+                worker: holder.0,
+                data_address: found.address.to_string(),
+            }));
         }
-        let hello = self.hello.clone();
-        self.tell_worker(worker, ORDER_BYTES * (1 + peers.len()), |batch| {
-            batch.hello = Some(hello);
-            batch.worker = worker.0;
-            batch.peers = peers;
-        });
+        peers
+    }
+
+    /// Tells a worker of peers before an order that names them.
+    fn introduce(&mut self, worker: WorkerId, peers: Vec<wire::Peer>) {
+        let Some(link) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        for peer in peers {
+            if link.meet_peer(peer) {
+                self.workers_to_flush.push(worker);
+            }
+        }
     }
 
     fn assign(&mut self, worker: WorkerId, task: TaskRef, attempt: Attempt) {
+        let link = self.workers.get(&worker);
+        if link.is_none_or(|link| link.hearing() != Hearing::Heard) {
+            return;
+        }
+        let holders = Holders {
+            worker,
+            suspects: &self.suspects,
+        };
+        let mut order = assignment(&self.core, &holders, task, attempt);
+        if !order.holders.is_empty() {
+            let others = order.alternates.iter().flat_map(|other| &other.holders);
+            let named = order.holders.iter().chain(others).copied();
+            let peers = self.introduced(worker, named);
+            self.introduce(worker, peers);
+        }
         let Some(link) = self.workers.get_mut(&worker) else {
             return;
         };
@@ -208,12 +256,17 @@ impl MainLoop {
         let graph = self.graphs.get(&task.graph);
         let sending = graph.and_then(|graph| graph.bodies.sending(body));
         let bodies_sent = link.graphs.entry(task.graph).or_default();
-        let mut order = assignment(&self.core, worker, task, attempt);
         let mut bytes = ORDER_BYTES + order.key.len() + order.inputs.len() * INPUT_BYTES;
         order.body = body;
+        order.value_wanted = self.core.is_wanted(task)
+            && graph
+                .and_then(|graph| self.clients.get(&graph.client?))
+                .is_some_and(ClientLink::is_own);
         if let Some(graph) = graph {
             order.part = graph.parts.part(task.task.0);
             order.streamed_inputs = graph.parts.streamed_inputs(task.task.0);
+            order.arguments = graph.parts.arguments(task.task.0);
+            bytes += order.arguments.len();
         }
         let mut shared = None;
         match sending {
@@ -247,7 +300,7 @@ impl MainLoop {
     }
 }
 
-fn assignment(core: &Core, worker: WorkerId, task: TaskRef, attempt: Attempt) -> wire::Assign {
+fn assignment(core: &Core, of: &Holders<'_>, task: TaskRef, attempt: Attempt) -> wire::Assign {
     let inputs = core.inputs(task);
     let mut order = wire::Assign {
         graph: task.graph.0,
@@ -271,27 +324,85 @@ fn assignment(core: &Core, worker: WorkerId, task: TaskRef, attempt: Attempt) ->
             task: *input,
         };
         let holders = core.holders(input);
-        let chosen = choose_holder(holders, worker, task.task.0);
+        let chosen = of.choose(holders, task.task.0);
         order.inputs.push(input.task.0);
         order.input_bytes.push(core.bytes(input));
         order.holders.push(chosen.map_or(0, |holder| holder.0));
-        if holders.len() > 1 && chosen != Some(worker) && inputs.len() <= INPUTS_WITH_ALTERNATES_MAX
+        if holders.len() > 1
+            && chosen != Some(of.worker)
+            && inputs.len() <= INPUTS_WITH_ALTERNATES_MAX
         {
-            let others = holders.iter().filter(|other| Some(**other) != chosen);
             order.alternates.push(wire::Alternate {
                 position: u32::try_from(position).unwrap_or(u32::MAX),
-                holders: others.take(ALTERNATES_MAX).map(|other| other.0).collect(),
+                holders: of.others(holders, chosen),
             });
         }
     }
     order
 }
 
-/// The worker itself if it holds the input; otherwise consumers spread over the holders.
-fn choose_holder(holders: &[WorkerId], worker: WorkerId, spread: u32) -> Option<WorkerId> {
-    if holders.contains(&worker) {
-        return Some(worker);
+/// Whom a worker is told to read an input from.
+struct Holders<'a> {
+    worker: WorkerId,
+    suspects: &'a HashSet<WorkerId>,
+}
+
+impl Holders<'_> {
+    /// The worker itself if it holds the input; otherwise consumers spread over the holders, and
+    /// those that nobody hears of are asked only if there is no other.
+    fn choose(&self, holders: &[WorkerId], spread: u32) -> Option<WorkerId> {
+        if holders.contains(&self.worker) {
+            return Some(self.worker);
+        }
+        let spread = spread as usize;
+        if !self.suspects.is_empty() {
+            let is_heard = |holder: &&WorkerId| !self.suspects.contains(*holder);
+            let heard = holders.iter().filter(is_heard).count();
+            if heard > 0 {
+                return holders.iter().filter(is_heard).nth(spread % heard).copied();
+            }
+        }
+        holders.get(spread % holders.len().max(1)).copied()
     }
-    let position = spread as usize % holders.len().max(1);
-    holders.get(position).copied()
+
+    /// Some of the other holders, those that are heard first.
+    fn others(&self, holders: &[WorkerId], chosen: Option<WorkerId>) -> Vec<u32> {
+        let others = || holders.iter().filter(|other| Some(**other) != chosen);
+        let heard = others().filter(|other| !self.suspects.contains(*other));
+        let suspect = others().filter(|other| self.suspects.contains(*other));
+        let all = heard.chain(suspect).take(ALTERNATES_MAX);
+        all.map(|other| other.0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_that_nobody_hears_of_are_asked_last() {
+        let all = [1, 2, 3, 4].map(WorkerId);
+        let suspects: HashSet<WorkerId> = [WorkerId(1), WorkerId(3)].into();
+        let of = |worker| Holders {
+            worker: WorkerId(worker),
+            suspects: &suspects,
+        };
+        let chosen = |spread| of(9).choose(&all, spread).map(|holder| holder.0);
+        assert_eq!(
+            [chosen(0), chosen(1), chosen(2)],
+            [Some(2), Some(4), Some(2)]
+        );
+        assert_eq!(
+            of(3).choose(&all, 0),
+            Some(WorkerId(3)),
+            "what is there is not fetched"
+        );
+        assert_eq!(
+            of(9).choose(&all[..1], 5),
+            Some(WorkerId(1)),
+            "better than nobody"
+        );
+        assert_eq!(of(9).choose(&[], 5), None);
+        assert_eq!(of(9).others(&all, Some(WorkerId(2))), [4, 1, 3]);
+    }
 }

@@ -3,6 +3,7 @@
 use std::io;
 
 use oxidask_diagnostic::{Code, Coded};
+use oxidask_journal::JournalError;
 
 /// The scheduler cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,17 @@ pub enum SchedulerError {
     /// The main loop ended although nobody asked it to: a defect.
     #[error("the scheduler's main loop ended")]
     LoopEnded,
+    /// The journal cannot be read or written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A record of the journal is not what it must be.
+    #[error("record {sequence} of the journal does not fit: {reason}")]
+    JournalRecord {
+        /// Its place.
+        sequence: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The gRPC port cannot be served.
     #[error("the scheduler cannot serve its gRPC port")]
     Grpc {
@@ -38,6 +50,8 @@ impl Coded for SchedulerError {
         match self {
             Self::StartLoop { .. } | Self::Grpc { .. } | Self::Http { .. } => Code::ClusterStart,
             Self::LoopEnded => Code::SchedulerEnded,
+            Self::Journal(error) => error.code(),
+            Self::JournalRecord { .. } => Code::JournalDamaged,
         }
     }
 }

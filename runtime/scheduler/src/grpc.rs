@@ -8,25 +8,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use oxidask_comm::{BulkPool, caller};
 use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_identity::Role;
 use oxidask_proto::fault::to_status;
 use oxidask_proto::wire;
 use oxidask_proto::wire::scheduler_server::Scheduler;
-use tokio::sync::mpsc;
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::connection::Line;
+use crate::dial::DIALS_MAX;
 use crate::input::{Inputs, Question};
+use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::{relay, session_stream, work_stream};
-
-/// Time between two telemetry messages.
-const TELEMETRY_INTERVAL: Duration = Duration::from_secs(1);
+use crate::{relay, session_stream, telemetry, work_stream};
 
 /// Time in which the first message of a stream must come.
 pub(crate) const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
@@ -39,7 +38,12 @@ pub(crate) struct Shared {
     pub(crate) inputs: Inputs,
     pub(crate) bulk: BulkPool,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) logs: Arc<Logs>,
     pub(crate) shutdown: CancellationToken,
+    /// Bounds the connections that are tried at once.
+    pub(crate) dials: Semaphore,
+    /// Whether chunks are kept.
+    pub(crate) is_journalled: bool,
     next_number: AtomicU32,
 }
 
@@ -48,15 +52,30 @@ impl Shared {
         inputs: Inputs,
         bulk: BulkPool,
         metrics: Arc<Metrics>,
+        logs: Arc<Logs>,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
             inputs,
             bulk,
             metrics,
+            logs,
             shutdown,
+            dials: Semaphore::new(DIALS_MAX),
+            is_journalled: false,
             next_number: AtomicU32::new(1),
         }
+    }
+
+    /// Numbers begin here, beyond all that were handed out before.
+    pub(crate) fn begin_numbers(&self, first: u32) {
+        self.next_number.store(first, Ordering::Relaxed);
+    }
+
+    /// Chunks are encoded for a journal.
+    pub(crate) fn with_journal(mut self, is_journalled: bool) -> Self {
+        self.is_journalled = is_journalled;
+        self
     }
 
     /// The number of a new worker or client: from 1, growing.
@@ -70,7 +89,8 @@ impl Shared {
 pub(crate) struct Cut(CancellationToken);
 
 impl Cut {
-    fn of<T>(request: &Request<T>) -> Self {
+    /// That of a call.
+    pub(crate) fn of<T>(request: &Request<T>) -> Self {
         Self(
             request
                 .extensions()
@@ -122,6 +142,7 @@ impl Scheduler for Service {
     type SessionStream = BoxStream<wire::SessionBatch>;
     type FetchStream = BoxStream<wire::FetchChunk>;
     type TelemetryStream = BoxStream<wire::TelemetryReply>;
+    type LogsStream = BoxStream<wire::LogsReply>;
 
     async fn work(
         &self,
@@ -147,8 +168,9 @@ impl Scheduler for Service {
         &self,
         request: Request<wire::FetchRequest>,
     ) -> Result<Response<Self::FetchStream>, Status> {
-        caller(&request, &[Role::Client])?;
-        let chunks = relay::open(Arc::clone(&self.0), request.into_inner().tasks)?;
+        // A task may be a client, too.
+        caller(&request, &[Role::Client, Role::Worker])?;
+        let chunks = relay::open(Arc::clone(&self.0), request.into_inner())?;
         Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
     }
 
@@ -165,12 +187,47 @@ impl Scheduler for Service {
         request: Request<wire::RetireRequest>,
     ) -> Result<Response<wire::RetireReply>, Status> {
         caller(&request, &[Role::Operator, Role::Client])?;
-        let error = Diagnostic::new(
-            Code::ProtocolMismatch,
-            "this scheduler cannot retire workers yet: nothing was changed",
-        )
-        .with_hint("stop the worker's process: its results are computed again where needed");
-        Err(to_status(&error))
+        let request = Box::new(request.into_inner());
+        let answer = self.0.inputs.ask(|reply| Question::Retire(request, reply));
+        let reply = answer.await?.map_err(|error| to_status(&error))?;
+        Ok(Response::new(reply))
+    }
+
+    async fn worker_ended(
+        &self,
+        request: Request<wire::WorkerEndedRequest>,
+    ) -> Result<Response<wire::WorkerEndedReply>, Status> {
+        caller(&request, &[Role::Operator, Role::Client])?;
+        let request = Box::new(request.into_inner());
+        let answer = self
+            .0
+            .inputs
+            .ask(|reply| Question::WorkerEnded(request, reply));
+        let was_known = answer.await?;
+        Ok(Response::new(wire::WorkerEndedReply { was_known }))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<wire::ExplainRequest>,
+    ) -> Result<Response<wire::ExplainReply>, Status> {
+        caller(&request, &[Role::Client])?;
+        let request = request.into_inner();
+        let explained = self
+            .0
+            .inputs
+            .look(move |main_loop| main_loop.explain(&request));
+        explained.await.map(Response::new)
+    }
+
+    async fn logs(
+        &self,
+        request: Request<wire::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        caller(&request, &[Role::Client])?;
+        let shutdown = self.0.shutdown.clone();
+        let lines = self.0.logs.open(request.into_inner(), shutdown);
+        Ok(Response::new(Box::pin(lines)))
     }
 
     async fn telemetry(
@@ -178,39 +235,9 @@ impl Scheduler for Service {
         request: Request<wire::TelemetryRequest>,
     ) -> Result<Response<Self::TelemetryStream>, Status> {
         caller(&request, &[Role::Operator])?;
-        let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(send_telemetry(Arc::clone(&self.0), sender));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
-    }
-}
-
-/// A message at first and whenever something changed, at most once a second.
-async fn send_telemetry(
-    shared: Arc<Shared>,
-    sender: mpsc::Sender<Result<wire::TelemetryReply, Status>>,
-) {
-    let mut last = None;
-    loop {
-        match shared.inputs.ask(Question::Telemetry).await {
-            Ok(now) if last.as_ref() == Some(&now) => {}
-            Ok(now) => {
-                last = Some(now.clone());
-                if sender.send(Ok(now)).await.is_err() {
-                    return;
-                }
-            }
-            Err(status) => {
-                let _ = sender.send(Err(status)).await;
-                return;
-            }
-        }
-        tokio::select! {
-            () = shared.shutdown.cancelled() => {
-                let _ = sender.send(Err(shutting_down())).await;
-                return;
-            }
-            () = sender.closed() => return,
-            () = tokio::time::sleep(TELEMETRY_INTERVAL) => {}
-        }
+        let target = request.get_ref().target_seconds;
+        let told = telemetry::open(&self.0, target).await?;
+        let told = told.map(|told| told.map(|told| (*told).clone()));
+        Ok(Response::new(Box::pin(told)))
     }
 }

@@ -7,23 +7,28 @@
 //! at that moment; a round lasts about [`ROUND_TIME_MAX`], so that a stream of large chunks does not
 //! keep reports and new work waiting; without inputs the thread sleeps.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oxidask_core::{
     ClientId, Core, CoreConfig, Effect, Event, GraphId, TaskRef, TaskState, Timestamp, WorkerId,
-    WorkerLoss,
 };
 use oxidask_proto::wire;
 use tokio::sync::mpsc;
 
 use crate::bodies::GraphBodies;
-use crate::input::{ChunkInput, Input, Question, Whereabouts};
+use crate::commands::Commands;
+use crate::input::{ChunkInput, Input, Question, Queued, Whereabouts};
+use crate::journal::Keeper;
 use crate::links::{ClientLink, WorkerLink};
+use crate::logs::Logs;
+use crate::look::Watch;
 use crate::metrics::Metrics;
 use crate::parts::GraphParts;
-use crate::{notice, views};
+use crate::presence::Death;
+use crate::values::ReportedValues;
+use crate::views;
 
 /// After this time a round stops taking inputs, places and sends.
 const ROUND_TIME_MAX: Duration = Duration::from_millis(2);
@@ -53,38 +58,68 @@ pub(crate) struct MainLoop {
     /// Peers with messages of this round; may name one twice.
     pub(crate) workers_to_flush: Vec<WorkerId>,
     pub(crate) clients_to_flush: Vec<ClientId>,
+    /// Workers that nobody hears of.
+    pub(crate) suspects: HashSet<WorkerId>,
     /// Tasks that the current event makes run again, by client.
     pub(crate) rescheduled: HashMap<ClientId, u64>,
+    /// Workers that died with the current event.
+    pub(crate) deaths: Vec<Death>,
+    /// A worker has joined since the last tick.
+    pub(crate) has_newcomer: bool,
+    /// Workers that cannot retire, as the current event shows.
+    pub(crate) refusals: Vec<(WorkerId, String)>,
+    /// What only those need who look at the cluster.
+    pub(crate) watch: Watch,
+    /// What is kept for the next start, unless nothing is.
+    pub(crate) journal: Option<Keeper>,
+    /// Until when tasks are looked for whose values were lost with workers.
+    pub(crate) uploads_watched_until: Option<Instant>,
+    /// What workers do beside tasks.
+    pub(crate) commands: Commands,
+    /// What came with the reports that the core reacts to just now.
+    pub(crate) values: ReportedValues,
     effects: Vec<Effect>,
-    started: Instant,
+    pub(crate) started: Instant,
     next_tick: Instant,
     events: u64,
-    metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// The last lines of workers, for errors.
+    pub(crate) logs: Arc<Logs>,
 }
 
 impl MainLoop {
     /// A loop without peers and graphs.
-    pub(crate) fn new(config: CoreConfig, hello: wire::Hello, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(hello: wire::Hello, metrics: Arc<Metrics>, logs: Arc<Logs>) -> Self {
         let now = Instant::now();
         Self {
-            core: Core::new(config),
+            core: Core::new(CoreConfig::default()),
             workers: HashMap::new(),
             clients: HashMap::new(),
             graphs: HashMap::new(),
             hello,
             workers_to_flush: Vec::new(),
             clients_to_flush: Vec::new(),
+            suspects: HashSet::new(),
             rescheduled: HashMap::new(),
+            deaths: Vec::new(),
+            has_newcomer: false,
+            refusals: Vec::new(),
+            watch: Watch::new(now),
+            journal: None,
+            uploads_watched_until: None,
+            commands: Commands::default(),
+            values: ReportedValues::default(),
             effects: Vec::new(),
             started: now,
             next_tick: now + TICK,
             events: 0,
             metrics,
+            logs,
         }
     }
 
     /// Runs until it is stopped or nobody can send any more.
-    pub(crate) fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+    pub(crate) fn run(mut self, mut inputs: mpsc::Receiver<Queued>) {
         let mut received = Vec::with_capacity(INPUTS_PER_RECEIVE);
         let mut waiting = VecDeque::new();
         loop {
@@ -95,11 +130,17 @@ impl MainLoop {
                 waiting.extend(received.drain(..));
             }
             let began = Instant::now();
-            while let Some(input) = waiting.pop_front() {
+            while let Some(input) = self.journal_resumed() {
+                self.take(input);
+            }
+            while let Some(Queued { since, input }) = waiting.pop_front() {
                 if matches!(input, Input::Stop) {
                     return;
                 }
-                self.take(input);
+                self.metrics.observe_lag(since.elapsed());
+                if let Some(input) = self.journal_admit(input) {
+                    self.take(input);
+                }
                 if began.elapsed() > ROUND_TIME_MAX {
                     break;
                 }
@@ -107,9 +148,10 @@ impl MainLoop {
             if Instant::now() >= self.next_tick {
                 self.tick();
             }
-            self.core.place(self.now(), &mut self.effects);
-            self.carry_out();
+            self.place();
+            self.journal_round();
             self.flush();
+            self.look_after_round(self.events);
             self.metrics.count_events(std::mem::take(&mut self.events));
             self.metrics.count_busy(began.elapsed());
         }
@@ -117,11 +159,9 @@ impl MainLoop {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::WorkerJoined(worker, link) => {
-                let info = (&link.hello).into();
-                self.workers.insert(worker, *link);
-                self.react(Event::WorkerJoined { worker, info });
-            }
+            Input::WorkerArrived(arrival) => self.admit(*arrival),
+            Input::WorkerSaid(worker, stream, said) => self.hear(worker, stream, said),
+            Input::WorkerDead(worker) => self.bury(worker),
             Input::ClientJoined(client, mut link) => {
                 let hello = self.hello.clone();
                 link.add(hello.build.len(), |batch| batch.hello = Some(hello));
@@ -135,13 +175,14 @@ impl MainLoop {
             }
             Input::Chunk(chunk) => self.take_chunk(*chunk),
             Input::Question(question) => self.answer(question),
+            Input::Command(command) => self.command(*command),
             Input::Wake | Input::Stop => {}
         }
     }
 
-    fn take_event(&mut self, event: Event) {
+    pub(crate) fn take_event(&mut self, event: Event) {
+        self.watch_event(&event);
         match event {
-            Event::WorkerLost { worker, loss } => self.lose_worker(worker, loss),
             Event::ClientLost { client } => {
                 self.clients.remove(&client);
                 for graph in self
@@ -153,45 +194,7 @@ impl MainLoop {
                 }
                 self.react(event);
             }
-            // A worker that was refused or closed may still have sent something.
-            Event::TaskReported { worker, .. } | Event::CopiesAdded { worker, .. }
-                if !self.workers.contains_key(&worker) => {}
             event => self.react(event),
-        }
-    }
-
-    fn lose_worker(&mut self, worker: WorkerId, loss: WorkerLoss) {
-        let Some(link) = self.workers.remove(&worker) else {
-            return;
-        };
-        let died = match &loss {
-            WorkerLoss::Died(reason) => Some(reason.clone()),
-            WorkerLoss::Retired => None,
-        };
-        self.rescheduled.clear();
-        self.react(Event::WorkerLost { worker, loss });
-        if let Some(reason) = died {
-            self.tell_of_death(&link.hello.name, &reason);
-        }
-    }
-
-    fn tell_of_death(&mut self, name: &str, reason: &str) {
-        tracing::warn!(worker = name, reason, "worker died");
-        let mut running: Vec<ClientId> = self
-            .graphs
-            .values()
-            .filter(|graph| !graph.is_done)
-            .filter_map(|g| g.client)
-            .collect();
-        running.extend(self.rescheduled.keys());
-        running.sort_unstable();
-        running.dedup();
-        for client in running {
-            let tasks = self.rescheduled.get(&client).copied().unwrap_or(0);
-            let text = notice::worker_died(name, reason, tasks);
-            self.tell_client(client, text.len(), |batch| {
-                batch.notices.push(wire::Notice { text });
-            });
         }
     }
 
@@ -203,6 +206,7 @@ impl MainLoop {
             chunk,
             bodies,
             parts,
+            message,
             permit,
         } = input;
         self.events += 1;
@@ -219,17 +223,29 @@ impl MainLoop {
                 if *g == graph && *n == number)
         });
         if let Some(link) = self.graphs.get_mut(&graph).filter(|_| is_accepted) {
+            link.is_done = false;
             if link.bodies.accept(number, bodies) {
                 link.parts.append(parts);
+                self.journal_chunk(graph, &message);
             }
-            link.is_done = false;
         }
+        self.journal_notes();
         self.carry_out();
     }
 
-    fn react(&mut self, event: Event) {
+    pub(crate) fn react(&mut self, event: Event) {
         self.events += 1;
         self.core.react(event, self.now(), &mut self.effects);
+        self.journal_notes();
+        self.carry_out();
+        if !(self.deaths.is_empty() && self.rescheduled.is_empty()) {
+            self.tell_of_deaths();
+        }
+    }
+
+    /// Lets the core hand out work.
+    pub(crate) fn place(&mut self) {
+        self.core.place(self.now(), &mut self.effects);
         self.carry_out();
     }
 
@@ -244,8 +260,11 @@ impl MainLoop {
     fn tick(&mut self) {
         self.next_tick = Instant::now() + TICK;
         self.react(Event::Tick);
+        self.commands.tick(Instant::now());
+        self.look_for_lost_uploads();
+        self.leave_again();
         let cluster = self.core.cluster();
-        self.metrics.set_cluster(&cluster, self.clients.len());
+        self.look_at_tick(&cluster);
         let running: Vec<(GraphId, ClientId)> = self
             .graphs
             .iter()
@@ -279,35 +298,35 @@ impl MainLoop {
                     .collect();
                 let _ = reply.send(places);
             }
+            Question::Retire(request, reply) => {
+                let _ = reply.send(self.retire(&request).map_err(Box::new));
+            }
+            Question::WorkerEnded(request, reply) => {
+                let _ = reply.send(self.worker_ended(&request));
+            }
             Question::Status(reply) => {
-                let workers = self.worker_statuses();
-                let graphs = self.core.graphs().iter().map(views::graph).collect();
-                let hello = Some(self.hello.clone());
-                let uptime = self.started.elapsed().as_millis();
-                let uptime_ms = u64::try_from(uptime).unwrap_or(u64::MAX);
-                let _ = reply.send(wire::StatusReply {
-                    hello,
-                    uptime_ms,
-                    workers,
-                    graphs,
-                });
+                let _ = reply.send(self.status());
             }
-            Question::Telemetry(reply) => {
-                let workers = self.worker_statuses();
-                let _ = reply.send(views::telemetry(&self.core.cluster(), workers));
-            }
+            Question::Look(look) => look(self),
         }
     }
 
     fn whereabouts(&self, task: TaskRef) -> Whereabouts {
-        let held = self.core.holders(task).iter().find_map(|worker| {
+        let holders = self.core.holders(task);
+        let of = |worker: &WorkerId, is_suspect| {
             let address = Arc::clone(&self.workers.get(worker)?.address);
             Some(Whereabouts::Held {
                 worker: *worker,
                 address,
                 bytes: self.core.bytes(task),
+                is_suspect,
             })
-        });
+        };
+        let is_suspect = |worker: &&WorkerId| self.suspects.contains(*worker);
+        let mut heard = holders.iter().filter(|worker| !is_suspect(worker));
+        let held = heard.find_map(|worker| of(worker, false));
+        let mut others = holders.iter().filter(is_suspect);
+        let held = held.or_else(|| others.find_map(|worker| of(worker, true)));
         match held {
             Some(held) => held,
             None if self.core.state(task).is_some_and(TaskState::is_pending) => {
@@ -317,12 +336,13 @@ impl MainLoop {
         }
     }
 
-    fn worker_statuses(&self) -> Vec<wire::WorkerStatus> {
+    pub(crate) fn worker_statuses(&self) -> Vec<wire::WorkerStatus> {
+        let now = self.now();
         let workers = self.core.workers().into_iter();
         workers
             .map(|summary| {
                 let link = self.workers.get(&summary.worker);
-                views::worker(summary, link)
+                views::worker(summary, link, now)
             })
             .collect()
     }
@@ -372,7 +392,7 @@ impl MainLoop {
         }
     }
 
-    fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         Timestamp(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 }

@@ -41,6 +41,7 @@ struct State<B> {
     waiting: VecDeque<(B, usize)>,
     bytes: usize,
     end: Option<Result<(), Box<Status>>>,
+    is_overflown: bool,
 }
 
 impl<B: Batch> Outbox<B> {
@@ -50,6 +51,7 @@ impl<B: Batch> Outbox<B> {
             waiting: VecDeque::new(),
             bytes: 0,
             end: None,
+            is_overflown: false,
         };
         Arc::new(Self {
             state: Mutex::new(state),
@@ -77,6 +79,7 @@ impl<B: Batch> Outbox<B> {
             );
             state.waiting.clear();
             state.bytes = 0;
+            state.is_overflown = true;
             state.end = Some(Err(Box::new(to_status(&error))));
             drop(state);
             self.wake_and_close();
@@ -105,12 +108,24 @@ impl<B: Batch> Outbox<B> {
         self.wake_and_close();
     }
 
-    /// Why the stream ended, if it failed.
-    pub(crate) fn failure(&self) -> Option<String> {
-        match &self.state().end {
-            Some(Err(status)) => Some(status.message().to_owned()),
-            _ => None,
-        }
+    /// Whether the peer was closed because it does not read.
+    pub(crate) fn is_overflown(&self) -> bool {
+        self.state().is_overflown
+    }
+
+    /// Whether our side has ended the stream.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.state().end.is_some()
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.state().bytes
+    }
+
+    /// Whether the transport has taken everything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state().waiting.is_empty()
     }
 
     /// The stream that the transport reads. Dropping it closes the outbox.
@@ -197,7 +212,7 @@ mod tests {
         );
         assert!(!outbox.push(vec![1], 1));
         assert!(outbox.closed().is_cancelled());
-        assert!(outbox.failure().unwrap().contains("OX306"));
+        assert!(outbox.is_overflown() && outbox.is_finished());
         let got: Vec<_> = Arc::clone(&outbox).into_stream().collect().await;
         assert_eq!(got.len(), 1, "what waited is dropped");
         assert!(got[0].as_ref().unwrap_err().message().contains("OX306"));

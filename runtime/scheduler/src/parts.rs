@@ -1,8 +1,10 @@
-//! What tasks of a graph say besides their body: which part of it they run, and how many of their
-//! inputs they read while they run.
+//! What tasks of a graph say besides their body: which part of it they run, how many of their inputs
+//! they read while they run, and what else the body is given.
 //!
-//! Owns two columns from the arrival of a chunk until the core forgets the graph: nothing for a
-//! graph that says neither, else 8 bytes a task.
+//! Owns these columns from the arrival of a chunk until the core forgets the graph: nothing for a
+//! graph that says none of it.
+
+use bytes::{Bytes, BytesMut};
 
 /// What a chunk says of its tasks.
 #[derive(Debug, Default)]
@@ -10,6 +12,7 @@ pub(crate) struct NewParts {
     tasks: usize,
     part: Vec<u32>,
     streamed_inputs: Vec<u32>,
+    arguments: Vec<Bytes>,
 }
 
 impl NewParts {
@@ -19,7 +22,22 @@ impl NewParts {
             tasks,
             part,
             streamed_inputs,
+            arguments: Vec::new(),
         }
+    }
+
+    /// With what each task's body is given, copied out of the message, so that it does not keep all
+    /// of that in memory.
+    #[must_use]
+    pub(crate) fn with_arguments(mut self, received: &[Bytes]) -> Self {
+        let mut all = BytesMut::with_capacity(received.iter().map(Bytes::len).sum());
+        for arguments in received {
+            all.extend_from_slice(arguments);
+        }
+        let mut all = all.freeze();
+        let cut = |arguments: &Bytes| all.split_to(arguments.len());
+        self.arguments = received.iter().map(cut).collect();
+        self
     }
 }
 
@@ -29,6 +47,7 @@ pub(crate) struct GraphParts {
     tasks: usize,
     part: Vec<u32>,
     streamed_inputs: Vec<u32>,
+    arguments: Vec<Bytes>,
 }
 
 impl GraphParts {
@@ -36,12 +55,27 @@ impl GraphParts {
     pub(crate) fn append(&mut self, new: NewParts) {
         append(&mut self.part, self.tasks, new.part);
         append(&mut self.streamed_inputs, self.tasks, new.streamed_inputs);
+        if !new.arguments.is_empty() {
+            self.arguments.resize(self.tasks, Bytes::new());
+            self.arguments.extend(new.arguments);
+        }
         self.tasks += new.tasks;
+    }
+
+    /// How many tasks there are.
+    pub(crate) fn tasks(&self) -> u32 {
+        u32::try_from(self.tasks).unwrap_or(u32::MAX)
     }
 
     /// Which part of its body the task runs.
     pub(crate) fn part(&self, task: u32) -> u32 {
         self.part.get(task as usize).copied().unwrap_or(0)
+    }
+
+    /// What the task's body is given besides its inputs.
+    pub(crate) fn arguments(&self, task: u32) -> Bytes {
+        let known = self.arguments.get(task as usize);
+        known.cloned().unwrap_or_default()
     }
 
     /// How many of its inputs, the first ones, the task reads while it runs.

@@ -1,9 +1,10 @@
 //! Results on their way from workers to a client.
 //!
-//! Reads from the workers' bulk port and writes into one gRPC answer, in the order of the request.
+//! Reads from the workers' bulk port and writes into one gRPC answer, in the order of the request. A
+//! client that can read large results by itself is told where they are instead.
 //! Bytes never pass through the main loop and are never decoded. Runs on a task of its own per call.
 //!
-//! Invariants: each task of the request is answered exactly once: a payload or a fault. A start for
+//! Invariants: each task of the request is answered exactly once: a payload, a place or a fault. A start for
 //! the task of the payload before it means that the payload begins again. Memory is bounded by
 //! [`WINDOW_BYTES_MAX`] and [`CHUNKS_WAITING_MAX`] parts; a client that does not read makes the
 //! workers wait, too.
@@ -54,6 +55,10 @@ const RECOMPUTE_TIME_MAX: Duration = Duration::from_mins(10);
 /// A client that does not read for this long does not keep a worker's connection any longer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 
+/// A worker that cannot be reached, but is heard, is asked for this long: it may just have fallen
+/// silent, and what a silent worker holds may come back.
+const UNREACHABLE_TIME_MAX: Duration = Duration::from_secs(4);
+
 /// First and longest pause between two looks for a result.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -63,8 +68,9 @@ type Chunks = mpsc::Sender<Result<wire::FetchChunk, Status>>;
 /// Starts to answer a request.
 pub(crate) fn open(
     shared: Arc<Shared>,
-    tasks: Vec<wire::TaskId>,
+    request: wire::FetchRequest,
 ) -> Result<mpsc::Receiver<Result<wire::FetchChunk, Status>>, Status> {
+    let tasks = request.tasks;
     if tasks.len() > TASKS_PER_REQUEST_MAX {
         let message = format!(
             "`{}` results were asked for at once, more than 100,000",
@@ -73,7 +79,11 @@ pub(crate) fn open(
         return Err(to_status(&Diagnostic::new(Code::LimitPassed, message)));
     }
     let (chunks, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
-    let relay = Relay { shared, chunks };
+    let relay = Relay {
+        shared,
+        chunks,
+        tells_places: request.places_wanted,
+    };
     tokio::spawn(relay.run(ids::tasks(tasks)));
     Ok(receiver)
 }
@@ -81,6 +91,8 @@ pub(crate) fn open(
 struct Relay {
     shared: Arc<Shared>,
     chunks: Chunks,
+    /// Large results that a worker has are answered with where that is.
+    tells_places: bool,
 }
 
 /// The relay is over: the client is gone or the scheduler stops.
@@ -98,6 +110,14 @@ enum Trouble {
     Stalled,
     /// Nobody wants it any more.
     Over,
+}
+
+/// Who should have a result.
+struct Found {
+    worker: WorkerId,
+    address: Arc<str>,
+    /// Nobody hears of it.
+    is_suspect: bool,
 }
 
 /// A result that a worker should have.
@@ -131,6 +151,7 @@ impl Relay {
                     worker,
                     address,
                     bytes,
+                    is_suspect: false,
                 } if bytes <= SMALL_BYTES_MAX => {
                     window.push(Holding {
                         position: window.len(),
@@ -139,6 +160,16 @@ impl Relay {
                         address,
                     });
                     window_bytes += bytes;
+                }
+                Whereabouts::Held {
+                    address,
+                    bytes,
+                    is_suspect: false,
+                    ..
+                } if self.tells_places => {
+                    self.relay_window(&mut window).await?;
+                    window_bytes = 0;
+                    self.tell_place(task, bytes, &address).await?;
                 }
                 _ => {
                     self.relay_window(&mut window).await?;
@@ -244,15 +275,28 @@ impl Relay {
         .await
     }
 
+    /// Where a result is, for a client that tries to read it there.
+    async fn tell_place(&self, task: TaskRef, bytes: u64, address: &str) -> Result<(), Over> {
+        self.send(wire::FetchChunk {
+            task: Some(task.into()),
+            total_bytes: bytes,
+            data_address: address.to_owned(),
+            ..wire::FetchChunk::default()
+        })
+        .await
+    }
+
     /// One result of any size, from wherever it is, waiting for it if it is computed again.
     async fn relay_one(&self, task: TaskRef) -> Result<(), Over> {
-        let mut unreachable = None;
+        let mut unreachable: Option<(WorkerId, Instant)> = None;
         let mut attempts = 0;
-        while attempts < ATTEMPTS_MAX {
-            let Some((worker, address)) = self.locate(task).await? else {
+        let deadline = Instant::now() + RECOMPUTE_TIME_MAX;
+        while attempts < ATTEMPTS_MAX && Instant::now() < deadline {
+            let Some(found) = self.locate(task).await? else {
                 break;
             };
-            match self.stream(task, &address).await {
+            let worker = found.worker;
+            match self.stream(task, &found.address).await {
                 Ok(()) => return Ok(()),
                 Err(Trouble::Over) => return Err(Over),
                 Err(Trouble::Stalled) => {
@@ -262,13 +306,23 @@ impl Relay {
                     continue;
                 }
                 Err(Trouble::Missing) => self.report_missing(worker, vec![task]).await,
-                // The core hears soon if the worker died; if it did not, its data is no good.
-                Err(Trouble::Unreachable) if unreachable == Some(worker) => {
-                    self.report_missing(worker, vec![task]).await;
-                }
-                Err(Trouble::Unreachable) => {
-                    unreachable = Some(worker);
+                // It comes back, or the core gives it up.
+                Err(Trouble::Unreachable) if found.is_suspect => {
                     sleep(PAUSE_MAX).await;
+                    continue;
+                }
+                // The core hears soon if the worker died; if it did not, its data is no good.
+                Err(Trouble::Unreachable) => {
+                    let since = match unreachable {
+                        Some((before, since)) if before == worker => since,
+                        _ => Instant::now(),
+                    };
+                    unreachable = Some((worker, since));
+                    if since.elapsed() < UNREACHABLE_TIME_MAX {
+                        sleep(PAUSE_MAX).await;
+                        continue;
+                    }
+                    self.report_missing(worker, vec![task]).await;
                 }
                 Err(Trouble::Broken) => sleep(PAUSE_MAX).await,
             }
@@ -289,15 +343,22 @@ impl Relay {
     }
 
     /// Where the result is; `None` if it is gone or does not come in time.
-    async fn locate(&self, task: TaskRef) -> Result<Option<(WorkerId, Arc<str>)>, Over> {
+    async fn locate(&self, task: TaskRef) -> Result<Option<Found>, Over> {
         let deadline = Instant::now() + RECOMPUTE_TIME_MAX;
         let mut pause = PAUSE_MIN;
         loop {
             match self.ask(vec![task]).await?.pop() {
                 Some(Whereabouts::Held {
-                    worker, address, ..
+                    worker,
+                    address,
+                    is_suspect,
+                    ..
                 }) => {
-                    return Ok(Some((worker, address)));
+                    return Ok(Some(Found {
+                        worker,
+                        address,
+                        is_suspect,
+                    }));
                 }
                 Some(Whereabouts::Pending) if Instant::now() < deadline => {}
                 _ => return Ok(None),

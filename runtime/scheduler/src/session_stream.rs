@@ -13,6 +13,7 @@ use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_proto::fault::{error_to_status, to_status};
 use oxidask_proto::graph::PlacedChunk;
 use oxidask_proto::{hello, ids, wire};
+use prost::Message;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
@@ -20,6 +21,7 @@ use tonic::{Status, Streaming};
 use crate::bodies::NewBodies;
 use crate::grpc::{Cut, HELLO_TIME_MAX, Shared, shutting_down};
 use crate::input::{ChunkInput, Input};
+use crate::journal::CHUNK_BYTES_MAX;
 use crate::links::ClientLink;
 use crate::outbox::{OUTBOX_BYTES_MAX, Outbox};
 use crate::parts::NewParts;
@@ -69,7 +71,7 @@ impl Client {
             }
             Err(status) => Err(status),
         };
-        let was_closed = self.outbox.failure().is_some();
+        let was_closed = self.outbox.is_overflown();
         self.outbox.finish(end);
         if was_closed {
             cut.after_farewell().await;
@@ -122,9 +124,12 @@ impl Client {
         let client = self.number;
         if let Some(open) = batch.open {
             check_graph_name(&open.name)?;
-            let name = Arc::from(open.name);
-            self.send(Input::Events(vec![Event::GraphOpened { client, name }]))
-                .await?;
+            let opened = Event::GraphOpened {
+                client,
+                name: Arc::from(open.name),
+                is_open_ended: open.is_open_ended,
+            };
+            self.send(Input::Events(vec![opened])).await?;
         }
         for chunk in batch.chunks {
             self.take_chunk(chunk).await?;
@@ -148,10 +153,12 @@ impl Client {
     }
 
     async fn take_chunk(&self, chunk: wire::GraphChunk) -> Result<(), Status> {
+        let message = self.for_journal(&chunk)?;
         let mut placed = PlacedChunk::try_from(chunk).map_err(|error| error_to_status(&error))?;
         let received: Vec<Bytes> = std::mem::take(&mut placed.bodies);
         let bodies = NewBodies::new(&received, &placed.chunk.body);
         let parts = NewParts::new(placed.chunk.len(), placed.part, placed.streamed_inputs);
+        let parts = parts.with_arguments(&placed.arguments);
         let permit = Arc::clone(&self.chunks).acquire_owned().await;
         let permit = permit.map_err(|_| shutting_down())?;
         let input = ChunkInput {
@@ -161,9 +168,23 @@ impl Client {
             chunk: Box::new(placed.chunk),
             bodies,
             parts,
+            message,
             permit,
         };
         self.send(Input::Chunk(Box::new(input))).await
+    }
+
+    /// The chunk as the journal keeps it; nothing without a journal.
+    fn for_journal(&self, chunk: &wire::GraphChunk) -> Result<Vec<u8>, Status> {
+        if !self.shared.is_journalled {
+            return Ok(Vec::new());
+        }
+        let message = chunk.encode_to_vec();
+        if message.len() <= CHUNK_BYTES_MAX {
+            return Ok(message);
+        }
+        let text = format!("a part of a graph has more than `{CHUNK_BYTES_MAX}` bytes");
+        Err(to_status(&Diagnostic::new(Code::LimitPassed, text)))
     }
 
     async fn send(&self, input: Input) -> Result<(), Status> {

@@ -17,6 +17,9 @@ pub enum PayloadKind {
     Slices = 3,
     /// The tasks that a planning task has made: `PlannedGraph` of the protocol.
     Graph = 4,
+    /// A value of Python: how many byte strings and how long each is, as `u64`; then the pickle, and
+    /// the buffers that belong to it, each at a multiple of 64 bytes.
+    Python = 5,
 }
 
 impl PayloadKind {
@@ -28,6 +31,7 @@ impl PayloadKind {
             2 => Some(Self::Table),
             3 => Some(Self::Slices),
             4 => Some(Self::Graph),
+            5 => Some(Self::Python),
             _ => None,
         }
     }

@@ -3,6 +3,8 @@
 //! A payload that is read stays valid after its entry is gone: its bytes are shared. What needs the
 //! disk is a future; everything else answers at once.
 
+mod urge;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;

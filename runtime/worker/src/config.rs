@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use oxidask_comm::Credentials;
 use oxidask_exec::Executor;
+use oxidask_logbook::Logbook;
 use tokio::net::TcpListener;
+
+use crate::memory::thresholds::MemoryThresholds;
 
 /// Bytes of the disk that a worker uses for results that do not fit into memory, unless it is told
 /// otherwise.
@@ -40,6 +43,12 @@ pub struct WorkerConfig {
     pub resources: Vec<(String, u64)>,
     /// Bytes of results that it may hold.
     pub memory_bytes: u64,
+    /// Shares of the memory at which something happens to the whole process.
+    pub memory_thresholds: MemoryThresholds,
+    /// Where the system's own files are found, those about control groups: `/`, except in tests.
+    pub system_dir: PathBuf,
+    /// The log lines of this process, for the scheduler.
+    pub logbook: Arc<Logbook>,
     /// The data listener as others reach it: `host:port`. An unspecified host (`0.0.0.0`) stands for
     /// the address that faces the scheduler.
     pub advertise_address: String,
@@ -57,7 +66,8 @@ pub struct WorkerConfig {
     pub spill_bytes_max: u64,
     /// The worker's certificate.
     pub credentials: Credentials,
-    /// What runs task bodies.
+    /// What runs task bodies. Where the scheduler, the certificates and the worker itself are is told
+    /// to an executor by whoever makes it: see [`crate::data_address`].
     pub executors: Vec<Arc<dyn Executor>>,
 }
 
@@ -69,6 +79,7 @@ impl fmt::Debug for WorkerConfig {
             .field("group", &self.group)
             .field("slots", &self.slots)
             .field("memory_bytes", &self.memory_bytes)
+            .field("memory_thresholds", &self.memory_thresholds)
             .field("spill_dir", &self.spill_dir)
             .field("spill_bytes_max", &self.spill_bytes_max)
             .field("advertise_address", &self.advertise_address)

@@ -64,10 +64,10 @@ async fn tell(reader: Arc<Reader>, pool: BulkPool, mut ends: mpsc::Receiver<Vec<
             }
         }
         let told = slices.into_iter().map(|(peer, slices)| {
-            let (address, pool) = (reader.peers.address(peer), pool.clone());
+            let (found, pool) = (reader.peers.find(peer), pool.clone());
             async move {
-                let Some(address) = address else { return };
-                if let Err(error) = pool.free_slices(&address, slices).await {
+                let Some(found) = found else { return };
+                if let Err(error) = pool.free_slices(&found.address, slices).await {
                     tracing::debug!(%peer, %error, "a peer was not told what it can free");
                 }
             }

@@ -9,8 +9,8 @@ use oxidask_core::WorkerId;
 use oxidask_store::{Payload, PayloadKind, ResultKey};
 use tokio::task::JoinSet;
 
-use crate::machine::RequestId;
-use crate::pieces::Peers;
+use crate::pieces::{Peer, Peers};
+use oxidask_worker_machine::RequestId;
 
 /// What a peer delivered: every object that was asked for, none where the peer lacks it.
 pub(crate) type Delivery = Vec<(ResultKey, Option<Payload>)>;
@@ -39,27 +39,17 @@ impl Fetcher {
 
     /// Asks a peer. Always answered by [`Fetcher::next_fetched`].
     pub(crate) fn begin(&mut self, request: RequestId, peer: WorkerId, keys: &[ResultKey]) {
-        let address = self.peers.address(peer);
+        let found = self.peers.find(peer);
         let pool = self.pool.clone();
         let keys: Vec<u64> = keys.iter().map(|key| key.0).collect();
         self.requests.spawn(async move {
-            let Some(address) = address else {
-                return Fetched {
-                    request,
-                    delivery: None,
-                };
-            };
-            let asked = AssertUnwindSafe(pool.fetch(&address, &keys)).catch_unwind();
-            let delivery = match asked.await {
-                Ok(Ok(objects)) => Some(objects.into_iter().map(accept).collect()),
-                Ok(Err(error)) => {
-                    log_failure(peer, &address, &error);
-                    None
-                }
-                Err(_) => {
-                    tracing::error!(%peer, %address, "a request to a peer panicked");
-                    None
-                }
+            let delivery = match found {
+                Some(Peer { address, gone }) => tokio::select! {
+                    delivery = ask(pool, peer, address, keys) => delivery,
+                    // The scheduler says so; another holder is asked at once.
+                    () = gone.cancelled() => None,
+                },
+                None => None,
             };
             Fetched { request, delivery }
         });
@@ -73,6 +63,28 @@ impl Fetcher {
                 Some(Err(error)) => tracing::error!(%error, "a request to a peer was lost"),
                 None => return std::future::pending().await,
             }
+        }
+    }
+}
+
+async fn ask(
+    pool: BulkPool,
+    peer: WorkerId,
+    address: Arc<str>,
+    keys: Vec<u64>,
+) -> Option<Delivery> {
+    match AssertUnwindSafe(pool.fetch(&address, &keys))
+        .catch_unwind()
+        .await
+    {
+        Ok(Ok(objects)) => Some(objects.into_iter().map(accept).collect()),
+        Ok(Err(error)) => {
+            log_failure(peer, &address, &error);
+            None
+        }
+        Err(_) => {
+            tracing::error!(%peer, %address, "a request to a peer panicked");
+            None
         }
     }
 }

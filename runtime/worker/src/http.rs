@@ -14,24 +14,37 @@ use oxidask_comm::OpenListener;
 use oxidask_store::Store;
 use tokio::net::TcpListener;
 
+use crate::config::WorkerConfig;
+use crate::memory::watch::MemoryWatch;
 use crate::metrics::Metrics;
+use crate::uploads::Uploads;
 
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the paths show: the parts of a worker that outlive its sessions.
+/// What the paths show: the parts of a worker that outlive its schedulers.
 #[derive(Debug)]
 pub(crate) struct Shown {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) store: Arc<Store>,
+    pub(crate) uploads: Arc<Uploads>,
+    pub(crate) watch: Arc<MemoryWatch>,
     /// Whether a scheduler has accepted this worker and is still there.
     pub(crate) is_registered: AtomicBool,
 }
 
 impl Shown {
-    pub(crate) fn new(store: Store) -> Self {
+    pub(crate) fn new(store: Store, config: &WorkerConfig) -> Self {
+        let store = Arc::new(store);
+        let watch = MemoryWatch::new(
+            config.memory_bytes,
+            config.memory_thresholds,
+            Arc::clone(&store),
+        );
         Self {
-            metrics: Arc::new(Metrics::new()),
-            store: Arc::new(store),
+            watch: Arc::new(watch),
+            metrics: Arc::new(Metrics::new(config.slots.max(1))),
+            uploads: Arc::new(Uploads::new(Arc::clone(&store))),
+            store,
             is_registered: AtomicBool::new(false),
         }
     }
@@ -61,7 +74,7 @@ async fn ready(State(shown): State<Arc<Shown>>) -> Response {
 }
 
 async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
-    match shown.metrics.text(&shown.store) {
+    match shown.metrics.text(&shown.store, &shown.watch) {
         Ok(text) => ([(CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

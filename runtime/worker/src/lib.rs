@@ -1,13 +1,16 @@
 //! The worker service: fetch, execute, keep, report.
 //!
-//! Owns the worker's state machine ([`machine`], pure) and the shell around it: the stream to the
+//! Owns the shell around the worker's state machine (`oxidask_worker_machine`): the stream to the
 //! scheduler, runs of tasks, requests to peers, the data server and the open HTTP paths. Decides
 //! nothing about placement and never opens a payload.
 //!
 //! Invariants: one loop owns the machine; a panic of a task fails that task only; every queue is
-//! bounded; when the stream to the scheduler ends, everything that is held goes, and the worker
-//! registers again or, if it was told so, says why and ends within a second.
+//! bounded; when the stream to the scheduler breaks, runs and results stay, and the worker looks for
+//! the scheduler for a bounded time; one that does not know it any more makes it drop everything.
 
+mod body;
+mod cgroup;
+mod commands;
 mod config;
 mod consumed;
 mod copies;
@@ -15,8 +18,11 @@ mod error;
 mod event_loop;
 mod fetch;
 mod http;
+pub mod init;
 mod inputs;
-pub mod machine;
+mod leaving;
+mod link;
+mod logs;
 mod memory;
 mod metrics;
 mod orders;
@@ -27,9 +33,14 @@ mod registration;
 mod retry;
 mod run;
 mod serve;
-mod sessions;
+mod slots;
 mod streams;
+mod uploads;
+mod values;
 
+pub use cgroup::memory_limit_bytes;
 pub use config::{Listeners, SPILL_BYTES_MAX_DEFAULT, WorkerConfig};
 pub use error::{Reported, WorkerError};
-pub use serve::serve;
+pub use memory::thresholds::{MemoryShares, MemoryThresholds, SharesError};
+pub use registration::data_address;
+pub use serve::{Ends, serve, serve_until};

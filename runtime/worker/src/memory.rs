@@ -1,7 +1,16 @@
-//! The memory of one run, as programs see it: a share of the store's account.
+//! Memory: of one run, as programs see it, and of the whole worker.
+//!
+//! The memory of a run is a share of the store's account. The whole worker, with what nobody
+//! accounts for and the programs of `exec` tasks, is watched beside it ([`watch`]).
 //!
 //! Invariant: when the run has ended, everything that it took is given back, even if something of
 //! it lives on and still holds this.
+
+mod rules;
+pub(crate) mod runs;
+pub(crate) mod thresholds;
+mod tree;
+pub(crate) mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -5,7 +5,7 @@ use oxidask_proto::{ids, wire};
 use oxidask_store::ResultKey;
 
 use crate::error::WorkerError;
-use crate::machine::{Assignment, BodyRef, Event, Input};
+use oxidask_worker_machine::{Assignment, BodyRef, Event, Input};
 
 /// One order.
 pub(crate) fn event(order: wire::Order) -> Result<Event, WorkerError> {
@@ -30,6 +30,12 @@ pub(crate) fn event(order: wire::Order) -> Result<Event, WorkerError> {
             task: key(id.into()),
         }),
     }
+}
+
+/// A copy to be fetched: what, how large it is, who has it.
+pub(crate) fn copy(order: wire::CopyOrder) -> Result<(ResultKey, u64, WorkerId), WorkerError> {
+    let task = order.task.ok_or(WorkerError::Order { field: "copies" })?;
+    Ok((key(task.into()), order.bytes, WorkerId(order.from)))
 }
 
 fn assignment(assign: wire::Assign) -> Result<Assignment, WorkerError> {
@@ -86,9 +92,12 @@ fn assignment(assign: wire::Assign) -> Result<Assignment, WorkerError> {
         },
         priority: assign.priority,
         slots: assign.slots,
+        // Whoever knows the program says so.
+        may_wait_in_line: false,
         key: assign.key.into(),
         body,
         part: assign.part,
+        arguments: assign.arguments,
         streamed: inputs,
         inputs: given,
     })

@@ -8,14 +8,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use oxidask_comm::{
-    BULK_WHOLE, BulkFound, BulkObject, BulkPiece, BulkPieceRequest, BulkPool, BulkRead, BulkSource,
-    CommError,
+    BULK_WHOLE, BulkFound, BulkObject, BulkPiece, BulkPieceRequest, BulkPool, BulkRead,
+    BulkRefusal, BulkSink, BulkSource, BulkUpload, CommError,
 };
 use oxidask_core::WorkerId;
 use oxidask_store::{IdMap, ResultKey, Store, StoreError};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use crate::uploads::Uploads;
 
 /// Bytes of pieces that are on their way here at most, for all runs together.
 pub(crate) const PIECES_IN_FLIGHT_BYTES_MAX: u64 = 48 * 1024 * 1024;
@@ -31,40 +33,45 @@ const REQUEST_PIECES_MAX: usize = 4_096;
 /// Where peers are reached.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
-    addresses: RwLock<IdMap<WorkerId, Arc<str>>>,
+    known: RwLock<IdMap<WorkerId, Peer>>,
+}
+
+/// One of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: Arc<str>,
+    /// Whoever waits for the peer need not any more.
+    pub(crate) gone: CancellationToken,
 }
 
 impl Peers {
-    pub(crate) fn add(&self, peer: WorkerId, address: &str) {
-        let mut addresses = self
-            .addresses
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        addresses.insert(peer, address.into());
+    pub(crate) fn add(&self, id: WorkerId, address: &str) {
+        let peer = Peer {
+            address: address.into(),
+            gone: CancellationToken::new(),
+        };
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        // Said again, it is nothing new.
+        if known.get(&id).is_none_or(|peer| &*peer.address != address) {
+            known.insert(id, peer);
+        }
     }
 
-    pub(crate) fn remove(&self, peer: WorkerId) {
-        let mut addresses = self
-            .addresses
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        addresses.remove(&peer);
+    pub(crate) fn remove(&self, id: WorkerId) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = known.remove(&id) {
+            peer.gone.cancel();
+        }
     }
 
-    pub(crate) fn address(&self, peer: WorkerId) -> Option<Arc<str>> {
-        let addresses = self
-            .addresses
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        addresses.get(&peer).cloned()
+    pub(crate) fn find(&self, id: WorkerId) -> Option<Peer> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&id).cloned()
     }
 
-    pub(crate) fn is_known(&self, peer: WorkerId) -> bool {
-        let addresses = self
-            .addresses
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        addresses.contains_key(&peer)
+    pub(crate) fn is_known(&self, id: WorkerId) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.contains_key(&id)
     }
 }
 
@@ -105,8 +112,23 @@ impl Reader {
         read_stored(&self.store, request).await
     }
 
-    /// Pieces that a peer holds, in the order of the requests.
+    /// Pieces that a peer holds, in the order of the requests. Fails when the peer is gone.
     pub(crate) async fn read_peer(
+        &self,
+        id: WorkerId,
+        requests: &[BulkPieceRequest],
+    ) -> Result<Vec<BulkRead>, CommError> {
+        let gone = |address: &str| CommError::ReceiverGone {
+            address: address.to_owned(),
+        };
+        let peer = self.peers.find(id).ok_or_else(|| gone(""))?;
+        tokio::select! {
+            read = self.read_at(&peer.address, requests) => read,
+            () = peer.gone.cancelled() => Err(gone(&peer.address)),
+        }
+    }
+
+    async fn read_at(
         &self,
         address: &str,
         requests: &[BulkPieceRequest],
@@ -167,20 +189,23 @@ pub(crate) fn log_unreadable(key: ResultKey, error: &StoreError) {
     tracing::warn!(%key, %error, %source, "a result could not be read");
 }
 
-/// The store as others read it.
+/// The store as others read it, and where the scheduler brings values of clients.
 #[derive(Debug)]
-pub(crate) struct StoreSource(pub(crate) Arc<Store>);
+pub(crate) struct StoreSource {
+    pub(crate) store: Arc<Store>,
+    pub(crate) uploads: Arc<Uploads>,
+}
 
 impl BulkSource for StoreSource {
     fn find(&self, key: u64) -> BulkFound {
         let key = ResultKey(key);
-        if let Some(payload) = self.0.get(key) {
+        if let Some(payload) = self.store.get(key) {
             return BulkFound::Here(BulkObject {
                 kind: payload.kind as u8,
                 parts: payload.parts,
             });
         }
-        match self.0.find(key) {
+        match self.store.find(key) {
             Some((kind, bytes)) => BulkFound::Stored {
                 kind: kind as u8,
                 bytes,
@@ -190,12 +215,16 @@ impl BulkSource for StoreSource {
     }
 
     fn read(&self, request: BulkPieceRequest) -> BoxFuture<'_, BulkRead> {
-        read_stored(&self.0, request).boxed()
+        read_stored(&self.store, request).boxed()
     }
 
     fn free(&self, slices: &[(u64, u32)]) {
         for (key, slice) in slices {
-            self.0.free_slice(ResultKey(*key), *slice);
+            self.store.free_slice(ResultKey(*key), *slice);
         }
+    }
+
+    fn upload(&self, upload: BulkUpload) -> Result<Box<dyn BulkSink>, BulkRefusal> {
+        self.uploads.begin(upload)
     }
 }

@@ -3,6 +3,7 @@
 //! Owns the shared bodies of each graph and the programs made of them; a body is understood when it
 //! is first used, once. Everything of a graph goes when the graph is forgotten.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -11,8 +12,8 @@ use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_exec::{Executor, Program, Registry, TaskError};
 use oxidask_store::{KeyMap, ResultKey};
 
-use crate::machine::BodyRef;
 use crate::run::panicked;
+use oxidask_worker_machine::BodyRef;
 
 type Prepared = Result<Arc<dyn Program>, TaskError>;
 
@@ -62,6 +63,14 @@ impl Programs {
                 program
             }
             None => Err(absent(graph, number)),
+        }
+    }
+
+    /// Drops all bodies but those of these graphs. For when a scheduler sends what it uses anew.
+    pub(crate) fn keep_only(&mut self, graphs: &BTreeSet<u32>) {
+        let known: BTreeSet<u32> = self.shared.iter().map(|(body, _)| body.graph()).collect();
+        for graph in known.difference(graphs) {
+            self.forget(*graph);
         }
     }
 

@@ -1,4 +1,5 @@
-//! When to try to reach a scheduler again, and when to give up. Pure: the caller brings the time.
+//! When to try to reach a scheduler again, and when to give up. Pure: the caller brings the time and
+//! the chance by which pauses differ between workers.
 //!
 //! Invariants: pauses grow to [`PAUSE_MAX`] and shrink only after a session that was worth its
 //! name; a worker is never without a scheduler for longer than its time; a cause is news once.
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Prospect, WorkerError};
 
 /// Pause after the first failure; doubled with each.
-const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A session of this length was no accident.
 const SESSION_WORTH: Duration = Duration::from_secs(2);
@@ -52,12 +53,14 @@ impl Retry {
         }
     }
 
-    /// How long to wait before the next try, or why there is none.
+    /// How long to wait before the next try, or why there is none. `chance` shortens the pause by up
+    /// to a half: workers that lost the same scheduler do not come back at the same moment.
     pub(crate) fn next_try(
         &mut self,
         error: WorkerError,
         name: &str,
         now: Instant,
+        chance: u16,
     ) -> Result<Duration, WorkerError> {
         let (since, time) = match error.prospect() {
             Prospect::Final => return Err(error),
@@ -83,7 +86,8 @@ impl Retry {
         }
         let pause = self.pause;
         self.pause = (pause * 2).min(PAUSE_MAX);
-        Ok(pause)
+        let shorter = pause / 2 * u32::from(chance) / u32::from(u16::MAX);
+        Ok(pause.saturating_sub(shorter))
     }
 
     /// Whether this has not been told yet.
@@ -128,7 +132,7 @@ mod tests {
         let mut now = start;
         let mut pauses = Vec::new();
         let error = loop {
-            match retry.next_try(unreachable(), "w", now) {
+            match retry.next_try(unreachable(), "w", now, 0) {
                 Ok(pause) => {
                     pauses.push(pause.as_millis());
                     now += pause;
@@ -136,7 +140,7 @@ mod tests {
                 Err(error) => break error,
             }
         };
-        assert_eq!(pauses[..6], [200, 400, 800, 1_600, 2_000, 2_000]);
+        assert_eq!(pauses[..8], [50, 100, 200, 400, 800, 1_600, 2_000, 2_000]);
         let alone = now - start;
         assert!(
             alone >= 10 * MINUTE && alone < 10 * MINUTE + PAUSE_MAX,
@@ -149,21 +153,31 @@ mod tests {
     }
 
     #[test]
+    fn chance_shortens_a_pause_by_up_to_a_half() {
+        let now = Instant::now();
+        for (chance, millis) in [(0, 50), (u16::MAX, 25), (u16::MAX / 2, 37)] {
+            let mut retry = Retry::new(MINUTE, now);
+            let pause = retry.next_try(unreachable(), "w", now, chance).unwrap();
+            assert_eq!(pause.as_millis(), millis);
+        }
+    }
+
+    #[test]
     fn a_session_sets_the_time_back_and_a_long_one_the_pause_too() {
         let start = Instant::now();
         let mut retry = Retry::new(MINUTE, start);
-        for _ in 0..5 {
-            retry.next_try(unreachable(), "w", start).unwrap();
+        for _ in 0..8 {
+            retry.next_try(unreachable(), "w", start, 0).unwrap();
         }
         let later = start + 2 * MINUTE;
         retry.session_ended(later, later);
-        let pause = retry.next_try(unreachable(), "w", later).unwrap();
+        let pause = retry.next_try(unreachable(), "w", later, 0).unwrap();
         assert_eq!(
             pause, PAUSE_MAX,
             "a session of no length is no reason to hurry"
         );
         retry.session_ended(start, later);
-        let pause = retry.next_try(unreachable(), "w", later).unwrap();
+        let pause = retry.next_try(unreachable(), "w", later, 0).unwrap();
         assert_eq!(pause, PAUSE_FIRST);
     }
 
@@ -176,7 +190,7 @@ mod tests {
             Code::IdentityRejected,
         ] {
             let mut retry = Retry::new(MINUTE, now);
-            let error = retry.next_try(refused(code), "w", now).unwrap_err();
+            let error = retry.next_try(refused(code), "w", now, 0).unwrap_err();
             assert_eq!(error.code(), code);
             assert!(matches!(error, WorkerError::Refused { .. }));
         }
@@ -188,7 +202,7 @@ mod tests {
             }),
         };
         let mut retry = Retry::new(MINUTE, now);
-        assert!(retry.next_try(other_cluster, "w", now).is_err());
+        assert!(retry.next_try(other_cluster, "w", now, 0).is_err());
     }
 
     #[test]
@@ -196,28 +210,28 @@ mod tests {
         let start = Instant::now();
         let mut retry = Retry::new(10 * MINUTE, start);
         let taken = || refused(Code::WorkerRefused);
-        assert!(retry.next_try(taken(), "w", start).is_ok());
-        assert!(retry.next_try(taken(), "w", start + MINUTE / 2).is_ok());
-        assert!(retry.next_try(taken(), "w", start + MINUTE).is_err());
+        assert!(retry.next_try(taken(), "w", start, 0).is_ok());
+        assert!(retry.next_try(taken(), "w", start + MINUTE / 2, 0).is_ok());
+        assert!(retry.next_try(taken(), "w", start + MINUTE, 0).is_err());
         // A scheduler that went away meanwhile has forgotten the name.
         let mut retry = Retry::new(10 * MINUTE, start);
-        assert!(retry.next_try(taken(), "w", start).is_ok());
+        assert!(retry.next_try(taken(), "w", start, 0).is_ok());
         assert!(
             retry
-                .next_try(unreachable(), "w", start + MINUTE / 2)
+                .next_try(unreachable(), "w", start + MINUTE / 2, 0)
                 .is_ok()
         );
-        assert!(retry.next_try(taken(), "w", start + MINUTE).is_ok());
+        assert!(retry.next_try(taken(), "w", start + MINUTE, 0).is_ok());
     }
 
     #[test]
     fn without_time_every_failure_is_the_last_and_as_it_was() {
         let now = Instant::now();
         let mut retry = Retry::new(Duration::ZERO, now);
-        let error = retry.next_try(unreachable(), "w", now).unwrap_err();
+        let error = retry.next_try(unreachable(), "w", now, 0).unwrap_err();
         assert!(matches!(error, WorkerError::Connect { .. }));
         let error = retry
-            .next_try(refused(Code::WorkerRefused), "w", now)
+            .next_try(refused(Code::WorkerRefused), "w", now, 0)
             .unwrap_err();
         assert!(matches!(error, WorkerError::Refused { .. }));
     }

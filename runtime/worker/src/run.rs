@@ -12,17 +12,22 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_exec::{Executor, Memory, NoStreams, Program, StreamedInputs, TaskContext, TaskError};
+use oxidask_logbook::Logbook;
 use oxidask_store::{Absent, Account, IdMap, Payload, ResultKey};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::inputs::{self, InputSizes, Trouble};
-use crate::machine::{Input, Run, RunId};
 use crate::memory::RunMemory;
+use crate::memory::runs::{RunName, Runs};
+use crate::memory::watch::MemoryWatch;
 use crate::pieces::Reader;
 use crate::programs::Programs;
+use crate::slots::{RunSlot, SlotChanges};
 use crate::streams::{RunStreams, StreamsEnd};
+use oxidask_worker_machine::{Input, Run, RunId};
 
 /// How long cancelled runs get to end before the worker goes without them.
 const RUNS_END_MILLIS_MAX: u64 = 500;
@@ -42,7 +47,8 @@ pub(crate) struct Ended {
     pub(crate) streams: StreamsEnd,
 }
 
-/// Starts runs and knows those that go on. Their number is bounded by the worker's slots.
+/// Starts runs and knows those that go on. Their number is bounded by the worker's slots, and by how
+/// many may give theirs to others.
 pub(crate) struct Runner {
     pub(crate) programs: Programs,
     reader: Arc<Reader>,
@@ -50,10 +56,14 @@ pub(crate) struct Runner {
     no_streams: Arc<dyn StreamedInputs>,
     /// Numbers of graphs start anew with each scheduler, so their folders differ by this.
     session: u32,
+    /// The runs beside the loop, for whoever watches the memory.
+    watched: Arc<Runs>,
     /// What all runs have in common; the rest is filled in for each.
     context: TaskContext,
     beside: JoinSet<Ended>,
     cancellations: IdMap<RunId, CancellationToken>,
+    /// What runs say of their slots.
+    pub(crate) slots: Arc<SlotChanges>,
 }
 
 impl Runner {
@@ -71,27 +81,41 @@ impl Runner {
             reader,
             no_streams: Arc::new(NoStreams),
             session,
+            watched: Arc::default(),
             context,
             beside: JoinSet::new(),
             cancellations: IdMap::default(),
+            slots: Arc::default(),
         }
+    }
+
+    /// Lets the memory of runs and of their programs be watched, and their lines be kept.
+    #[must_use]
+    pub(crate) fn watched_by(mut self, watch: &MemoryWatch, logbook: Arc<Logbook>) -> Self {
+        self.watched = Arc::clone(&watch.runs);
+        self.context.programs = Arc::clone(&watch.programs);
+        self.context.logbook = logbook;
+        self
     }
 
     /// Runs a task here if it ends at once, else starts it beside the loop.
     pub(crate) fn begin(&mut self, run: Run) -> Option<Ended> {
         let start = Instant::now();
         let memory = Arc::new(RunMemory::new(Arc::clone(&self.account)));
+        self.context.graph = run.task.graph();
         self.context.key = Arc::clone(&run.key);
         self.context.attempt = run.attempt.number;
         self.context.slots = run.slots;
+        self.context.is_ahead = run.is_ahead;
         self.context.part = run.part;
+        self.context.arguments = run.arguments.clone();
         self.context.progress = Arc::default();
         self.context.memory = Arc::clone(&memory) as Arc<dyn Memory>;
         let outcome = match self.prepare(&run) {
             Err(trouble) => Err(trouble),
             Ok((program, given)) => {
                 let at_once = match &given {
-                    Given::Here(inputs) if run.streamed.is_empty() => {
+                    Given::Here(inputs) if run.streamed.is_empty() && !run.is_ahead => {
                         self.run_now(&*program, inputs)
                     }
                     _ => None,
@@ -154,9 +178,22 @@ impl Runner {
             run.attempt.epoch,
             run.attempt.number
         );
+        let name = RunName {
+            task: run.task,
+            key: Arc::clone(&run.key),
+            attempt: run.attempt.number,
+        };
+        let span = name.span();
+        let watched = self
+            .watched
+            .enter(name, Arc::clone(&memory), cancelled.clone());
         let streams = self.streams(run.streamed, &run.key, &cancelled);
         let context = TaskContext {
             cancelled,
+            slot: Arc::new(RunSlot {
+                run: run.run,
+                changes: Arc::clone(&self.slots),
+            }),
             scratch_dir: self.context.scratch_dir.join(folder),
             streams: match &streams {
                 Some(streams) => Arc::clone(streams) as Arc<dyn StreamedInputs>,
@@ -166,7 +203,7 @@ impl Runner {
         };
         let reader = Arc::clone(&self.reader);
         let (number, task, keys) = (run.run, run.task, run.inputs);
-        self.beside.spawn(async move {
+        let running = async move {
             let start = Instant::now();
             let key = Arc::clone(&context.key);
             let progress = Arc::clone(&context.progress);
@@ -174,17 +211,20 @@ impl Runner {
             let outcome = AssertUnwindSafe(ran).catch_unwind().await;
             let outcome =
                 outcome.unwrap_or_else(|panic| Err(Trouble::Failed(panicked(panic.as_ref()))));
+            let outcome = watched.judge(outcome);
             memory.close();
+            let work_micros = progress.work_micros();
             Ended {
                 run: number,
                 task,
                 key,
                 outcome,
-                duration_micros: micros_since(start),
+                duration_micros: work_micros.unwrap_or_else(|| micros_since(start)),
                 rows: progress.rows(),
                 streams: streams.map_or_else(StreamsEnd::default, |streams| streams.end()),
             }
-        });
+        };
+        self.beside.spawn(running.instrument(span));
     }
 
     fn streams(

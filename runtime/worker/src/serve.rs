@@ -1,7 +1,7 @@
 //! Puts the parts of a worker together and takes them apart again.
 //!
-//! Owns what outlives a scheduler: the folder, the data server and the open HTTP paths. What hangs
-//! on the stream to the scheduler is the business of [`Sessions`].
+//! Owns the folder, the data server and the open HTTP paths. What the worker does is the business of
+//! [`EventLoop`].
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,10 +19,21 @@ use crate::error::WorkerError;
 use crate::event_loop::EventLoop;
 use crate::http::{self, Shown};
 use crate::pieces::StoreSource;
-use crate::sessions::Sessions;
+use crate::uploads::Adopter;
 
 /// How long the servers get to end.
 const PARTS_END_MILLIS_MAX: u64 = 200;
+
+/// What makes a worker end.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    /// At once: what runs is cancelled, what is held is lost.
+    pub shutdown: CancellationToken,
+    /// In order: what only this worker has is copied to others first.
+    pub leave: CancellationToken,
+    /// How long the latter may take.
+    pub grace: Duration,
+}
 
 /// Serves one scheduler after the other until `shutdown` (then all is well) or until the worker
 /// cannot go on.
@@ -34,29 +45,54 @@ pub fn serve(
     listeners: Listeners,
     shutdown: CancellationToken,
 ) -> BoxFuture<'static, Result<(), WorkerError>> {
-    Box::pin(serve_all(config, listeners, shutdown))
+    let ends = Ends {
+        shutdown,
+        leave: CancellationToken::new(),
+        grace: Duration::ZERO,
+    };
+    serve_until(config, listeners, ends)
+}
+
+/// The same for a worker that can also leave in order; then all is well, too.
+pub fn serve_until(
+    config: WorkerConfig,
+    listeners: Listeners,
+    ends: Ends,
+) -> BoxFuture<'static, Result<(), WorkerError>> {
+    Box::pin(serve_all(config, listeners, ends))
 }
 
 async fn serve_all(
-    config: WorkerConfig,
+    mut config: WorkerConfig,
     listeners: Listeners,
-    shutdown: CancellationToken,
+    ends: Ends,
 ) -> Result<(), WorkerError> {
     std::fs::create_dir_all(&config.scratch_dir).map_err(|source| WorkerError::ScratchDir {
         path: config.scratch_dir.clone(),
         source,
     })?;
+    let shutdown = ends.shutdown.clone();
     let stop = shutdown.child_token();
-    let shown = Arc::new(Shown::new(open_store(&config)?));
+    let shown = Arc::new(Shown::new(open_store(&config)?, &config));
+    let adopter = Adopter(Arc::clone(&shown.uploads));
+    config.executors.push(Arc::new(adopter));
+    tokio::spawn(oxidask_comm::keep_fresh(
+        config.credentials.clone(),
+        stop.clone(),
+    ));
     let mut servers = start_servers(listeners, &config, &shown, &stop);
-    let mut sessions = pin!(Sessions::new(config, shown, stop.clone()).run());
+    let ends = Ends {
+        shutdown: stop.clone(),
+        ..ends
+    };
+    let mut working = pin!(work(config, shown, ends));
 
     let mut outcome = None;
     let failure = tokio::select! {
         biased;
         () = shutdown.cancelled() => None,
         failure = first_failure(&mut servers) => Some(failure),
-        ended = &mut sessions => {
+        ended = &mut working => {
             outcome = Some(ended);
             None
         }
@@ -66,7 +102,7 @@ async fn serve_all(
         servers.shutdown().await;
         match outcome {
             Some(outcome) => outcome,
-            None => sessions.await,
+            None => working.await,
         }
     };
     // The loop itself bounds how long it waits for runs.
@@ -76,6 +112,21 @@ async fn serve_all(
         Ok(())
     });
     failure.map_or(ended, Err)
+}
+
+/// The loop has a task of its own, so its panic does not pass.
+async fn work(config: WorkerConfig, shown: Arc<Shown>, ends: Ends) -> Result<(), WorkerError> {
+    let mut task = JoinSet::new();
+    task.spawn(EventLoop::new(Arc::new(config), shown, ends).run());
+    match task.join_next().await {
+        Some(Ok(outcome)) => outcome,
+        ended => {
+            if let Some(Err(error)) = ended {
+                tracing::error!(%error, "the worker's loop panicked");
+            }
+            Err(WorkerError::PartEnded { part: "loop" })
+        }
+    }
 }
 
 fn open_store(config: &WorkerConfig) -> Result<Store, WorkerError> {
@@ -91,7 +142,7 @@ fn open_store(config: &WorkerConfig) -> Result<Store, WorkerError> {
     Store::with_spill(&settings).map_err(|source| WorkerError::SpillDir(Box::new(source)))
 }
 
-/// Results for others, and the open paths. They end only when they are aborted, or fail.
+/// Results for others, the open paths and the watch over the memory. They end only when they are aborted, or fail.
 fn start_servers(
     listeners: Listeners,
     config: &WorkerConfig,
@@ -99,7 +150,10 @@ fn start_servers(
     stop: &CancellationToken,
 ) -> JoinSet<WorkerError> {
     let mut servers = JoinSet::new();
-    let source = Arc::new(StoreSource(Arc::clone(&shown.store)));
+    let source = Arc::new(StoreSource {
+        store: Arc::clone(&shown.store),
+        uploads: Arc::clone(&shown.uploads),
+    });
     let data = serve_bulk(
         listeners.data,
         config.credentials.clone(),
@@ -112,6 +166,13 @@ fn start_servers(
                 part: "data server",
             },
             Err(source) => WorkerError::DataServer(Box::new(source)),
+        }
+    });
+    let watching = Arc::clone(&shown.watch).run(config.system_dir.clone().into());
+    servers.spawn(async move {
+        watching.await;
+        WorkerError::PartEnded {
+            part: "memory watch",
         }
     });
     if let Some(listener) = listeners.http {

@@ -20,8 +20,8 @@ use oxidask_exec::{Piece, PieceRequest, StreamedInputs, TaskError};
 use oxidask_store::ResultKey;
 use tokio_util::sync::CancellationToken;
 
-use crate::machine::Input;
 use crate::pieces::{ANSWER_BYTES_MAX, Reader};
+use oxidask_worker_machine::Input;
 
 /// Consumed slices that are noted; those beyond are freed with their graph.
 const CONSUMED_MAX: usize = 1 << 20;
@@ -267,12 +267,7 @@ impl RunStreams {
         if holder == self.reader.own {
             return (holder, self.read_own(places, asked).await);
         }
-        let read = match self.reader.peers.address(holder) {
-            Some(address) => self.reader.read_peer(&address, &asked).await,
-            None => Err(CommError::ReceiverGone {
-                address: String::new(),
-            }),
-        };
+        let read = self.reader.read_peer(holder, &asked).await;
         let found = read.unwrap_or_else(|error| {
             self.note_silent(holder, &error);
             Vec::new()

@@ -367,6 +367,7 @@ async fn memory_that_a_run_has_taken_is_given_back_however_it_ends() {
         .until("a heartbeat", |joined| {
             joined
                 .heartbeat
+                .as_ref()
                 .is_some_and(|beat| beat.reserved_bytes == 10 * MEBIBYTE)
         })
         .await;

@@ -57,7 +57,7 @@ async fn introduces_itself_runs_tasks_and_beats() {
     assert_eq!(cluster.read(&worker, 1).await.unwrap(), b"null");
     joined
         .until("a heartbeat", |joined| {
-            joined.heartbeat.is_some_and(|b| b.held_bytes == 4)
+            joined.heartbeat.as_ref().is_some_and(|b| b.held_bytes == 4)
         })
         .await;
     assert!(joined.heartbeat.unwrap().resident_bytes > 1_000_000);
@@ -371,45 +371,6 @@ async fn ends_at_once_when_the_scheduler_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn registers_again_and_has_dropped_everything() {
-    let mut cluster = Cluster::start().await;
-    let worker = cluster.spawn_patient(1, GIBIBYTE, PATIENCE).await;
-    let mut joined = cluster.next_joined().await;
-    joined.welcome(4).await;
-    let litter = Body::new("litter");
-    joined
-        .order([order(assign(1, &buffer(100))), order(assign(2, &litter))])
-        .await;
-    joined.finished(1).await;
-    joined
-        .until("the start", |joined| joined.has_started(2))
-        .await;
-    assert_eq!(cluster.read(&worker, 1).await.unwrap().len(), 100);
-    joined.hang_up();
-
-    let mut again = cluster.next_joined().await;
-    let not_ready = http(worker.http, "/readyz").await;
-    assert!(not_ready.starts_with("HTTP/1.1 503"), "{not_ready}");
-    assert_eq!(again.hello.name, joined.hello.name);
-    assert_eq!(again.hello.data_address, joined.hello.data_address);
-    assert_eq!(again.hello.process_id, joined.hello.process_id);
-    assert_eq!(cluster.read(&worker, 1).await, None);
-    let figures = http(worker.http, "/metrics").await;
-    assert!(figures.contains("held_bytes 0"), "{figures}");
-    assert!(figures.contains("tasks_running 0"), "{figures}");
-
-    // The new scheduler counts graphs and tasks from the start.
-    again.welcome(1).await;
-    again.order([order(assign(1, &buffer(7)))]).await;
-    assert_eq!(again.finished(1).await, 7);
-    assert_eq!(cluster.read(&worker, 1).await.unwrap().len(), 7);
-    let ready = http(worker.http, "/readyz").await;
-    assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
-    worker.stop.cancel();
-    worker.end().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_is_taken_is_asked_for_again_and_other_refusals_are_final() {
     let mut cluster = Cluster::start().await;
     let worker = cluster.spawn_patient(1, GIBIBYTE, PATIENCE).await;
@@ -546,33 +507,6 @@ async fn an_order_that_contradicts_itself_ends_the_worker_with_a_code() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_retiring_worker_says_when_it_holds_nothing() {
-    let mut cluster = Cluster::start().await;
-    let (_worker, mut joined) = cluster.join(0, 1, GIBIBYTE).await;
-    joined.order([order(assign(1, &noop()))]).await;
-    joined.finished(1).await;
-    joined
-        .send(wire::WorkBatch {
-            retire: true,
-            ..Default::default()
-        })
-        .await;
-    joined
-        .until("a heartbeat", |joined| joined.heartbeat.is_some())
-        .await;
-    assert!(!joined.is_drained);
-    joined
-        .order([Order::Release(wire::TaskId {
-            graph: GRAPH,
-            task: 1,
-        })])
-        .await;
-    joined
-        .until("that it is drained", |joined| joined.is_drained)
-        .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_readiness_and_figures_are_open() {
     let mut cluster = Cluster::start().await;
     let worker = cluster.spawn(1, GIBIBYTE).await;
@@ -625,4 +559,44 @@ async fn health_readiness_and_figures_are_open() {
             .await
             .starts_with("HTTP/1.1 404")
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_secedes_waits_for_another_one_on_the_only_slot() {
+    let mut cluster = Cluster::start().await;
+    let (_worker, mut joined) = cluster.join(1, 1, GIBIBYTE).await;
+    let secede = || Body::new("secede");
+    joined.order([order(assign(1, &secede()))]).await;
+    let says = |task: u32, is_meant: fn(&Outcome) -> bool| {
+        move |joined: &harness::Joined| {
+            joined.reports.iter().any(|report| {
+                report.task.is_some_and(|own| own.task == task)
+                    && report.outcome.as_ref().is_some_and(is_meant)
+            })
+        }
+    };
+    let has_seceded = |outcome: &Outcome| matches!(outcome, Outcome::Seceded(_));
+    joined.until("a slot", says(1, has_seceded)).await;
+    joined.order([order(assign(2, &Body::new("signal")))]).await;
+    joined.finished(2).await;
+    joined.finished(1).await;
+
+    // One that is cancelled meanwhile gives nothing back twice.
+    joined.order([order(assign(3, &secede()))]).await;
+    joined.until("a slot", says(3, has_seceded)).await;
+    joined.order([Order::Cancel(attempt(3))]).await;
+    joined
+        .order([order(assign(4, &sleep(0.3))), order(assign(5, &sleep(0.0)))])
+        .await;
+    joined.finished(4).await;
+    joined.finished(5).await;
+    let at = |task| {
+        let of = |report: &wire::Report| report.task.unwrap().task == task;
+        let is_end = |report: &wire::Report| matches!(report.outcome, Some(Outcome::Finished(_)));
+        let reports = joined.reports.iter();
+        reports
+            .clone()
+            .position(|report| of(report) && is_end(report))
+    };
+    assert!(at(4) < at(5), "there is one slot");
 }

@@ -12,7 +12,7 @@
 mod csv;
 mod data;
 mod engine;
-mod figures;
+pub(crate) mod figures;
 mod join;
 mod kill;
 mod memory;
@@ -231,7 +231,7 @@ fn set_statements(settings: &[String]) -> Result<Vec<String>, Failure> {
     settings.iter().map(statement).collect()
 }
 
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     // A reader that went away does not end a measurement.
     let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -13,7 +13,7 @@ use arrow::ipc::reader::StreamReader;
 use arrow::record_batch::RecordBatch;
 use futures::StreamExt;
 use oxidask_client::graph_file::{GraphPlan, GraphPlanBuilder};
-use oxidask_client::{Client, GraphEvent, GraphRun, PlannedGraph};
+use oxidask_client::{Client, GraphRun, PlannedGraph};
 use oxidask_exec::Body;
 use oxidask_store::{Payload, PayloadKind};
 use oxidask_tpch::Answer;
@@ -22,6 +22,7 @@ use serde_json::json;
 use super::engine::{Request, Timed};
 use crate::Failure;
 use crate::cluster::{Cluster, Shape};
+use crate::loads::until_done;
 
 /// A cluster that stays up, with the tables it was told of.
 #[derive(Debug)]
@@ -188,19 +189,7 @@ async fn results_of(mut run: GraphRun, outputs: Vec<u32>) -> Result<Vec<Payload>
 }
 
 async fn wait_and_fetch(run: &mut GraphRun, outputs: Vec<u32>) -> Result<Vec<Payload>, Failure> {
-    loop {
-        match run.next_event().await {
-            Some(GraphEvent::Done) => break,
-            Some(GraphEvent::Failed { diagnostic, .. }) => {
-                return Err(diagnostic.to_string().into());
-            }
-            Some(GraphEvent::Refused(error) | GraphEvent::Disconnected(error)) => {
-                return Err(error.into());
-            }
-            Some(_) => {}
-            None => return Err("the session ended before the graph".into()),
-        }
-    }
+    until_done(run).await?;
     let wanted = outputs.len();
     let mut results = Vec::with_capacity(wanted);
     let mut fetched = run.fetch(outputs);

@@ -1,7 +1,8 @@
 //! The processes of a local cluster and their restarts.
 //!
 //! Everything starts at once: the parent binds the scheduler's socket and hands it over, so workers
-//! may connect before the scheduler has come up.
+//! may connect before the scheduler has come up. The parent keeps the socket: when the scheduler
+//! dies, whoever connects waits at it for the next one, which goes on from the journal.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,33 +16,34 @@ use oxidask_comm::Credentials;
 use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_exec_frame::script::ClusterSize;
 use oxidask_identity::Role;
-use oxidask_operator_api::{ClusterPlan, GroupPlan};
-use tokio::process::{Child, ChildStdout, Command};
+use oxidask_operator_api::ClusterPlan;
+use oxidask_proto::wire;
+use rustix::process::Signal;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::deaths::{self, MemoryKills, MemoryVerdict};
 use super::folder::RunFolder;
-use super::process::{self, LastLines, Log};
-use crate::arguments::{LogFormat, LoggingArguments};
+use super::member::{Common, Member};
+use super::process::{self, Ending, LastLines, Log};
+use super::ready::{self, Ready};
+use super::report::Reporter;
+use super::restarts::{RESTARTS_MAX, WINDOW};
+use crate::arguments::LoggingArguments;
 use crate::error::CliError;
 use crate::service::machine;
 use crate::terminal::Terminal;
 use crate::work;
 
-/// How often one worker is started again in a run.
-const RESTARTS_MAX: u32 = 5;
-/// Pause before the first restart of a worker; doubled with each.
-const RESTART_PAUSE: Duration = Duration::from_millis(20);
 /// How long log lines of workers wait: that the scheduler is gone, its own end says better.
 const WORKER_LOG_HOLD: Duration = Duration::from_millis(300);
-/// Level of the log lines of processes unless the user asks for another; what is worth a line
-/// below that, the parent says itself.
-const LOG_LEVEL: &str = "error";
-/// Buffers above this size, in KiB, go back to the system when they are freed; by itself the
-/// allocator keeps them for a second, which a worker near its limit cannot afford. It reads its
-/// settings before the program begins.
-const ALLOCATOR_SETTING: (&str, &str) = ("MIMALLOC_ARENA_MAX_OBJECT_SIZE", "16384");
+/// Time that the scheduler has to come up.
+const START_TIME: Duration = Duration::from_secs(10);
+/// Ends of workers that the scheduler is being told of at a time.
+const REPORTS_MAX: usize = 64;
 
 /// Ports of a local cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,28 +58,27 @@ pub(crate) enum Listening {
 #[derive(Debug)]
 pub(crate) struct LocalCluster {
     address: String,
+    listener: TcpListener,
+    listening: Listening,
+    /// The scheduler is the first.
     members: Vec<Member>,
     exits: JoinSet<Exit>,
+    workers_alive: usize,
     restarts: VecDeque<(Instant, usize)>,
+    memory_kills: MemoryKills,
+    reporter: Reporter,
+    reports: JoinSet<()>,
+    ready: watch::Sender<Option<Result<Ready, String>>>,
     has_failed: bool,
-    stop: CancellationToken,
+    /// The end has begun: nothing that a process says is news any more.
+    hush: CancellationToken,
     workers_hush: CancellationToken,
+    stop_workers: CancellationToken,
+    stop_scheduler: CancellationToken,
     terminal: Terminal,
     program: PathBuf,
     // Last: removed after the processes have gone.
     folder: RunFolder,
-}
-
-/// A process and how to start it again.
-#[derive(Debug)]
-struct Member {
-    /// `scheduler`, or a worker's name.
-    name: String,
-    is_scheduler: bool,
-    arguments: Vec<String>,
-    environment: Vec<(String, String)>,
-    lines: LastLines,
-    restarts: u32,
 }
 
 #[derive(Debug)]
@@ -96,7 +97,7 @@ impl LocalCluster {
         listening: Listening,
         logging: &LoggingArguments,
         terminal: &Terminal,
-    ) -> Result<(Self, Option<ChildStdout>), CliError> {
+    ) -> Result<Self, CliError> {
         let program = std::env::current_exe()
             .map_err(|error| CliError::start("the program's own file is not known", &error))?;
         let listener =
@@ -106,30 +107,45 @@ impl LocalCluster {
             .map(|address| format!("oxidask://{address}"))
             .map_err(|error| CliError::start("the bound port is not known", &error))?;
         let folder = RunFolder::create(&plan.name)?;
-        let stop = CancellationToken::new();
+        let common = Common {
+            folder: &folder,
+            address: &address,
+            logging,
+            base_dir,
+            share_bytes: share_bytes(plan),
+        };
+        let mut members = vec![Member::scheduler(&common, listening)];
+        for group in &plan.groups {
+            let workers = (0..group.replicas).map(|index| Member::worker(&common, group, index));
+            members.extend(workers);
+        }
+        let reporter = Reporter::new(&address, client_credentials(&folder)?);
+        let hush = CancellationToken::new();
         let mut cluster = Self {
             address,
-            members: Vec::new(),
+            listener,
+            listening,
+            members,
             exits: JoinSet::new(),
+            workers_alive: 0,
             restarts: VecDeque::new(),
+            memory_kills: MemoryKills::new(),
+            reporter,
+            reports: JoinSet::new(),
+            ready: watch::Sender::new(None),
             has_failed: false,
-            workers_hush: stop.child_token(),
-            stop,
+            workers_hush: hush.child_token(),
+            hush,
+            stop_workers: CancellationToken::new(),
+            stop_scheduler: CancellationToken::new(),
             terminal: terminal.clone(),
             program,
             folder,
         };
-        cluster.members.push(cluster.scheduler(listening, logging));
-        let stdout = cluster.spawn_scheduler(listener, listening)?;
-        let share = share_bytes(plan);
-        for group in &plan.groups {
-            for index in 0..group.replicas {
-                let member = cluster.worker(group, index, base_dir, share, logging);
-                cluster.members.push(member);
-                cluster.spawn_worker(cluster.members.len() - 1)?;
-            }
+        for member in 0..cluster.members.len() {
+            cluster.spawn(member)?;
         }
-        Ok((cluster, stdout))
+        Ok(cluster)
     }
 
     /// The size of a cluster that is about to be started.
@@ -151,6 +167,13 @@ impl LocalCluster {
         self.folder.path()
     }
 
+    /// Lets clients of the same user find the cluster, once it is ready.
+    pub(crate) fn announce(&self) -> Result<(), CliError> {
+        self.folder
+            .announce(&self.address)
+            .map_err(|error| CliError::start("the cluster cannot be announced", &error))
+    }
+
     /// The folder with the certificates of clients.
     pub(crate) fn client_certificates(&self) -> PathBuf {
         self.folder.certificates(Role::Client)
@@ -158,11 +181,28 @@ impl LocalCluster {
 
     /// The certificates of a client.
     pub(crate) fn credentials(&self) -> Result<Credentials, CliError> {
-        Credentials::from_dir(&self.client_certificates())
-            .map_err(|error| CliError::from_failure(&error))
+        client_credentials(&self.folder)
     }
 
-    /// Starts workers again that end; returns when that no longer helps. May be dropped and
+    /// Waits for a scheduler with well-known ports to come up, for a bounded time.
+    pub(crate) async fn ready(&mut self) -> Result<Ready, CliError> {
+        let failed = |cause: String| {
+            let diagnostic = Diagnostic::new(Code::ClusterStart, "the scheduler did not come up");
+            CliError::failed(diagnostic.with_cause(cause))
+        };
+        let mut said = self.ready.subscribe();
+        let outcome = tokio::select! {
+            failure = self.supervise() => return Err(failure),
+            said = said.wait_for(Option::is_some) => said.ok().and_then(|said| said.clone()),
+            () = tokio::time::sleep(START_TIME) => {
+                Some(Err(format!("it took more than {} s", START_TIME.as_secs())))
+            }
+        };
+        let ready = outcome.unwrap_or_else(|| Err("it said nothing".to_owned()));
+        ready.map_err(failed)
+    }
+
+    /// Starts processes again that end; returns when that no longer helps. May be dropped and
     /// called again at any time.
     pub(crate) async fn supervise(&mut self) -> CliError {
         if self.has_failed {
@@ -179,81 +219,123 @@ impl LocalCluster {
             };
             let failure = tokio::select! {
                 Some(exit) = self.exits.join_next() => match exit {
-                    Ok(exit) => self.on_exit(&exit),
+                    Ok(exit) => self.on_exit(&exit).err(),
                     // A watcher neither panics nor is aborted before the end.
                     Err(error) => Some(CliError::start("a process was lost", &error)),
                 },
-                () = restart => self.start_again(),
+                () = restart => self.start_again().err(),
+                Some(_) = self.reports.join_next() => None,
             };
             if let Some(failure) = failure {
                 self.has_failed = true;
+                self.workers_hush.cancel();
                 return failure;
             }
         }
     }
 
-    /// Waits a bounded time for the end of the scheduler, when its connection is lost: its exit
-    /// says more than the connection does.
+    /// Waits a bounded time for the end of the scheduler, when its connection is lost for good: its
+    /// exit says more than the connection does.
     pub(crate) async fn cause_of_disconnect(&mut self) -> Option<CliError> {
         const EXIT_WAIT: Duration = Duration::from_secs(1);
         tokio::time::timeout(EXIT_WAIT, self.supervise()).await.ok()
     }
 
-    /// Ends all processes, tidily if they do so in time, and removes the folder.
+    /// Ends all processes, workers before their scheduler, tidily if they do so in time, and removes
+    /// the folder.
     pub(crate) async fn stop(mut self) {
-        self.stop.cancel();
+        self.hush.cancel();
+        self.reports.abort_all();
+        self.stop_workers.cancel();
+        while self.workers_alive > 0
+            && let Some(exit) = self.exits.join_next().await
+        {
+            let is_worker = exit.is_ok_and(|exit| !self.members[exit.member].is_scheduler);
+            self.workers_alive -= usize::from(is_worker);
+        }
+        self.stop_scheduler.cancel();
         while self.exits.join_next().await.is_some() {}
     }
 
-    fn on_exit(&mut self, exit: &Exit) -> Option<CliError> {
+    fn on_exit(&mut self, exit: &Exit) -> Result<(), CliError> {
+        let memory = if deaths::was_killed(&exit.status) {
+            self.memory_kills.look()
+        } else {
+            MemoryVerdict::No
+        };
+        let how = deaths::describe(&exit.status, memory);
         let member = &mut self.members[exit.member];
-        let how = process::describe(&exit.status);
-        let name = &member.name;
-        if member.is_scheduler {
-            self.workers_hush.cancel();
-            let diagnostic = Diagnostic::new(
-                Code::SchedulerEnded,
-                format!("the scheduler ended with {how}"),
-            );
-            return Some(CliError::failed(with_last_lines(diagnostic, &member.lines)));
+        let title = member.title();
+        let restart = member.restarts.next(Instant::now());
+        if !member.is_scheduler {
+            self.workers_alive -= 1;
+            let request = wire::WorkerEndedRequest {
+                worker: member.name.clone(),
+                pod_uid: String::new(),
+                reason: how.clone(),
+                process_id: member.process_id,
+            };
+            if self.reports.len() < REPORTS_MAX {
+                self.reports.spawn(self.reporter.clone().tell(request));
+            }
         }
-        if member.restarts == RESTARTS_MAX {
-            let times = RESTARTS_MAX + 1;
-            let message = format!("worker `{name}` ended {times} times, the last time with {how}");
-            let diagnostic = Diagnostic::new(Code::WorkersKeepDying, message);
-            return Some(CliError::failed(with_last_lines(diagnostic, &member.lines)));
-        }
-        let pause = RESTART_PAUSE * 2u32.pow(member.restarts);
-        member.restarts += 1;
-        let count = member.restarts;
+        let Some(restart) = restart else {
+            let (times, seconds) = (RESTARTS_MAX + 1, WINDOW.as_secs());
+            let message =
+                format!("{title} ended {times} times within {seconds} s, the last time with {how}");
+            let code = if member.is_scheduler {
+                Code::SchedulerEnded
+            } else {
+                Code::WorkersKeepDying
+            };
+            let diagnostic = Diagnostic::new(code, message);
+            return Err(CliError::failed(with_last_lines(diagnostic, &member.lines)));
+        };
         self.terminal.notice(&format!(
-            "worker `{name}` died ({how}); it is started again ({count} of {RESTARTS_MAX})"
+            "{title} died ({how}); it is started again ({} of {RESTARTS_MAX})",
+            restart.count
         ));
         self.restarts
-            .push_back((Instant::now() + pause, exit.member));
+            .push_back((Instant::now() + restart.pause, exit.member));
         self.restarts.make_contiguous().sort_by_key(|(due, _)| *due);
-        None
+        Ok(())
     }
 
-    fn start_again(&mut self) -> Option<CliError> {
-        let (_, member) = self.restarts.pop_front()?;
-        self.spawn_worker(member).err()
+    fn start_again(&mut self) -> Result<(), CliError> {
+        match self.restarts.pop_front() {
+            Some((_, member)) => self.spawn(member),
+            None => Ok(()),
+        }
     }
 
-    fn spawn_scheduler(
-        &mut self,
-        listener: TcpListener,
-        listening: Listening,
-    ) -> Result<Option<ChildStdout>, CliError> {
-        let mut command = self.command(0);
+    fn spawn(&mut self, member: usize) -> Result<(), CliError> {
+        if self.members[member].is_scheduler {
+            self.spawn_scheduler(member)
+        } else {
+            self.spawn_worker(member)
+        }
+    }
+
+    fn spawn_scheduler(&mut self, member: usize) -> Result<(), CliError> {
+        let listener = self.listener.try_clone();
+        let listener = listener
+            .map_err(|error| CliError::start("the scheduler's socket cannot be used", &error))?;
+        let mut command = self.command(member);
         command.stdin(Stdio::from(OwnedFd::from(listener)));
-        if listening == Listening::WellKnown {
+        if self.listening == Listening::WellKnown {
             command.stdout(Stdio::piped());
         }
-        let mut child = self.spawn(command, 0)?;
-        let stdout = child.stdout.take();
-        self.watch(child, 0);
-        Ok(stdout)
+        // Whoever knows the port of HTTP finds it again.
+        let before = self.ready.borrow().clone().and_then(Result::ok);
+        if let Some(port) = before.as_ref().and_then(Ready::http_port) {
+            command.arg(format!("--http-port={port}"));
+        }
+        let mut child = self.start_process(command, member)?;
+        if let Some(stdout) = child.stdout.take() {
+            self.reports.spawn(ready::read(stdout, self.ready.clone()));
+        }
+        self.watch(child, member);
+        Ok(())
     }
 
     fn spawn_worker(&mut self, member: usize) -> Result<(), CliError> {
@@ -263,19 +345,24 @@ impl LocalCluster {
             .map_err(|error| CliError::start("a scratch folder cannot be made", &error))?;
         let mut command = self.command(member);
         command.arg("--scratch-dir").arg(scratch);
-        let child = self.spawn(command, member)?;
+        let child = self.start_process(command, member)?;
+        self.workers_alive += 1;
         self.watch(child, member);
         Ok(())
     }
 
-    fn spawn(&self, command: Command, member: usize) -> Result<Child, CliError> {
-        process::start(command).map_err(|error| {
-            let name = &self.members[member].name;
-            CliError::start(
-                &format!("the process of `{name}` cannot be started"),
-                &error,
-            )
-        })
+    fn command(&self, member: usize) -> Command {
+        self.members[member].command(&self.program)
+    }
+
+    fn start_process(&mut self, command: Command, member: usize) -> Result<Child, CliError> {
+        let member = &mut self.members[member];
+        let child = process::start(command).map_err(|error| {
+            let what = format!("the process of `{}` cannot be started", member.name);
+            CliError::start(&what, &error)
+        })?;
+        member.process_id = child.id().unwrap_or(0);
+        Ok(child)
     }
 
     fn watch(&mut self, child: Child, member: usize) {
@@ -286,7 +373,7 @@ impl LocalCluster {
             ..
         } = &self.members[member];
         let (label, hold, hush) = if *is_scheduler {
-            (name.clone(), Duration::ZERO, &self.stop)
+            (name.clone(), Duration::ZERO, &self.hush)
         } else {
             (
                 format!("worker {name}"),
@@ -301,116 +388,32 @@ impl LocalCluster {
             hold,
             hush: hush.clone(),
         };
-        let stop = self.stop.clone();
+        let ending = self.ending(*is_scheduler);
         self.exits.spawn(async move {
-            let status = process::watch(child, log, stop).await;
+            let status = process::watch(child, log, ending).await;
             Exit { member, status }
         });
     }
 
-    fn command(&self, member: usize) -> Command {
-        let member = &self.members[member];
-        let mut command = Command::new(&self.program);
-        // Settings for this command are not meant for the services.
-        for (name, _) in std::env::vars_os() {
-            let is_ours = name.to_str().is_some_and(|name| {
-                name.starts_with("OXIDASK_")
-                    || name == "DASK_SCHEDULER_ADDRESS"
-                    || name == "DASK_WORKER_NAME"
-            });
-            if is_ours {
-                command.env_remove(name);
-            }
+    /// Workers end programs that they run. A scheduler that others talk to says goodbye; one that
+    /// nobody talks to any more has nothing to tidy up.
+    fn ending(&self, is_scheduler: bool) -> Ending {
+        if !is_scheduler {
+            return Ending {
+                stop: self.stop_workers.clone(),
+                signal: Some(Signal::INT),
+            };
         }
-        let (setting, value) = ALLOCATOR_SETTING;
-        if std::env::var_os(setting).is_none() {
-            command.env(setting, value);
+        Ending {
+            stop: self.stop_scheduler.clone(),
+            signal: (self.listening == Listening::WellKnown).then_some(Signal::TERM),
         }
-        command
-            .args(&member.arguments)
-            .envs(member.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        command
     }
+}
 
-    fn scheduler(&self, listening: Listening, logging: &LoggingArguments) -> Member {
-        let mut arguments = self.service_arguments("scheduler", Role::Scheduler, logging);
-        arguments.push("--listen-on-stdin".to_owned());
-        match listening {
-            Listening::Ephemeral => arguments.push("--no-http".to_owned()),
-            Listening::WellKnown => arguments.push("--http-port-or-free".to_owned()),
-        }
-        Member {
-            name: "scheduler".to_owned(),
-            is_scheduler: true,
-            arguments,
-            environment: Vec::new(),
-            lines: LastLines::default(),
-            restarts: 0,
-        }
-    }
-
-    fn worker(
-        &self,
-        group: &GroupPlan,
-        index: u32,
-        base_dir: &Path,
-        share_bytes: u64,
-        logging: &LoggingArguments,
-    ) -> Member {
-        let name = format!("{}-{index}", group.name);
-        let mut arguments = self.service_arguments("worker", Role::Worker, logging);
-        let memory_bytes = group.memory_bytes.unwrap_or(share_bytes);
-        let resources: Vec<String> = group
-            .resources
-            .iter()
-            .map(|(name, amount)| format!("{name}={amount}"))
-            .collect();
-        let mut add = |flag: &str, value: String| arguments.push(format!("--{flag}={value}"));
-        add("port", "0".to_owned());
-        add("scheduler", self.address.clone());
-        add("name", name.clone());
-        add("group", group.name.clone());
-        add("threads", group.slots.to_string());
-        add("memory", memory_bytes.to_string());
-        add("base-dir", base_dir.display().to_string());
-        // Whoever started the worker knows best when to start another.
-        add("reconnect-seconds", "0".to_owned());
-        if !resources.is_empty() {
-            add("resources", resources.join(","));
-        }
-        arguments.push("--no-http".to_owned());
-        Member {
-            name,
-            is_scheduler: false,
-            arguments,
-            environment: group.environment.clone(),
-            lines: LastLines::default(),
-            restarts: 0,
-        }
-    }
-
-    fn service_arguments(
-        &self,
-        service: &str,
-        role: Role,
-        logging: &LoggingArguments,
-    ) -> Vec<String> {
-        let level = logging.log_level.as_deref().unwrap_or(LOG_LEVEL);
-        let format = match logging.log_format {
-            LogFormat::Text => "text",
-            LogFormat::Json => "json",
-        };
-        vec![
-            service.to_owned(),
-            "--bind=127.0.0.1".to_owned(),
-            format!("--tls-dir={}", self.folder.certificates(role).display()),
-            format!("--parent-pid={}", std::process::id()),
-            format!("--log-level={level}"),
-            format!("--log-format={format}"),
-        ]
-    }
+fn client_credentials(folder: &RunFolder) -> Result<Credentials, CliError> {
+    Credentials::from_dir(&folder.certificates(Role::Client))
+        .map_err(|error| CliError::from_failure(&error))
 }
 
 /// The memory of a worker for which the manifest says nothing.

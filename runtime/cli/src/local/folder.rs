@@ -1,4 +1,4 @@
-//! The private folder of one local cluster: certificates and scratch space.
+//! The private folder of one local cluster: certificates, journal and scratch space.
 //!
 //! Owns its creation, its lock and its removal. A folder without a living owner (its lock is free)
 //! is what a killed run left behind; the next start removes it.
@@ -14,10 +14,13 @@ use oxidask_pki::Authority;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
+use super::tokens;
 use crate::error::CliError;
 
 const PREFIX: &str = "oxidask-local-";
 const LOCK: &str = "lock";
+/// What clients of Python read; see `python/oxidask/_finding.py`.
+const CLUSTER: &str = "cluster.json";
 /// Certificates of a local cluster end with it, or after this long.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(365 * 24);
 /// Folders looked at when stale ones are removed; the rest waits for the next start.
@@ -38,6 +41,8 @@ impl RunFolder {
         let folder = Self::create_empty()
             .map_err(|error| CliError::start("the temporary folder cannot be made", &error))?;
         folder.write_certificates(cluster)?;
+        tokens::create(folder.path())
+            .map_err(|error| CliError::start("the tokens for HTTP cannot be made", &error))?;
         Ok(folder)
     }
 
@@ -53,6 +58,7 @@ impl RunFolder {
         flock(&lock, FlockOperation::LockExclusive)?;
         fs::rename(&draft, folder.path().join(LOCK))?;
         fs::create_dir(folder.path().join("scratch"))?;
+        fs::create_dir(folder.path().join("journal"))?;
         Ok(Self {
             folder,
             _lock: lock,
@@ -78,9 +84,26 @@ impl RunFolder {
         self.folder.path()
     }
 
+    /// Says where the cluster is, for clients of the same user on this machine. It goes with the
+    /// folder.
+    pub(crate) fn announce(&self, address: &str) -> io::Result<()> {
+        let tls_dir = self.certificates(Role::Client).display().to_string();
+        let text = serde_json::json!({"address": address, "tls_dir": tls_dir}).to_string();
+        // Whole or not there at all: others may be looking.
+        let draft = self.path().join("cluster.json.new");
+        fs::write(&draft, text)?;
+        fs::set_permissions(&draft, Permissions::from_mode(0o600))?;
+        fs::rename(draft, self.path().join(CLUSTER))
+    }
+
     /// The folder with the certificates of a role.
     pub(crate) fn certificates(&self, role: Role) -> PathBuf {
         self.path().join(role.to_string())
+    }
+
+    /// Where the scheduler keeps its journal, from one start to the next.
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.path().join("journal")
     }
 
     /// An empty scratch folder for a worker.
@@ -137,6 +160,19 @@ mod tests {
         assert!(alive.exists());
         assert!(begun.exists());
         assert!(!dead.exists());
+    }
+
+    #[test]
+    fn clients_find_address_and_certificates() {
+        let folder = RunFolder::create_empty().unwrap();
+        folder.announce("oxidask://127.0.0.1:1").unwrap();
+        let file = folder.path().join(CLUSTER);
+        let said: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        assert_eq!(said["address"], "oxidask://127.0.0.1:1");
+        let tls_dir = folder.certificates(Role::Client);
+        assert_eq!(said["tls_dir"].as_str(), tls_dir.to_str());
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

@@ -67,6 +67,15 @@ pub(crate) struct Log {
     pub(crate) hush: CancellationToken,
 }
 
+/// How a process is brought to its end.
+#[derive(Debug, Clone)]
+pub(crate) struct Ending {
+    /// Fires when it is time.
+    pub(crate) stop: CancellationToken,
+    /// Asks for a tidy end; without it there is none.
+    pub(crate) signal: Option<Signal>,
+}
+
 /// Starts a process.
 pub(crate) fn start(mut command: Command) -> io::Result<Child> {
     command
@@ -76,12 +85,8 @@ pub(crate) fn start(mut command: Command) -> io::Result<Child> {
         .spawn()
 }
 
-/// Passes on the log lines of a process and waits for its end, which `stop` brings about.
-pub(crate) async fn watch(
-    mut child: Child,
-    log: Log,
-    stop: CancellationToken,
-) -> io::Result<ExitStatus> {
+/// Passes on the log lines of a process and waits for its end, which `ending` brings about.
+pub(crate) async fn watch(mut child: Child, log: Log, ending: Ending) -> io::Result<ExitStatus> {
     let stderr = child.stderr.take();
     let mut forward = pin!(async {
         match stderr {
@@ -92,7 +97,7 @@ pub(crate) async fn watch(
     let mut ended = pin!(async {
         tokio::select! {
             status = child.wait() => status,
-            () = stop.cancelled() => end(&mut child).await,
+            () = ending.stop.cancelled() => end(&mut child, ending.signal).await,
         }
     });
     tokio::select! {
@@ -106,17 +111,17 @@ pub(crate) async fn watch(
     }
 }
 
-async fn end(child: &mut Child) -> io::Result<ExitStatus> {
+async fn end(child: &mut Child, signal: Option<Signal>) -> io::Result<ExitStatus> {
     let id = child
         .id()
         .and_then(|id| i32::try_from(id).ok())
         .and_then(Pid::from_raw);
-    if let Some(id) = id {
+    if let (Some(id), Some(signal)) = (id, signal) {
         // Fails only if it has ended already.
-        let _ = kill_process(id, Signal::TERM);
-    }
-    if let Ok(status) = tokio::time::timeout(TIDY_END, child.wait()).await {
-        return status;
+        let _ = kill_process(id, signal);
+        if let Ok(status) = tokio::time::timeout(TIDY_END, child.wait()).await {
+            return status;
+        }
     }
     child.start_kill()?;
     child.wait().await
@@ -189,20 +194,6 @@ impl Line {
         if !text.is_empty() {
             show(text);
         }
-    }
-}
-
-/// How a process ended, in words.
-pub(crate) fn describe(status: &io::Result<ExitStatus>) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match status {
-        Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => format!("exit status {code}"),
-            (None, Some(9)) => "signal 9, SIGKILL".to_owned(),
-            (None, Some(signal)) => format!("signal {signal}"),
-            (None, None) => "an unknown status".to_owned(),
-        },
-        Err(error) => format!("an unknown status ({error})"),
     }
 }
 

@@ -66,7 +66,9 @@ pub(crate) fn json(item: &Item, out: &mut impl Write) -> Result<(), RenderError>
             render::json_array(payload, out)?;
         }
         // Never an output.
-        PayloadKind::Slices | PayloadKind::Graph => out.write_all(b",\"value\":null")?,
+        PayloadKind::Slices | PayloadKind::Graph | PayloadKind::Python => {
+            out.write_all(b",\"value\":null")?;
+        }
     }
     out.write_all(b"}\n")?;
     Ok(())
@@ -100,7 +102,9 @@ pub(crate) fn table(item: &Item, is_first: bool, out: &mut impl Write) -> Result
             render::text(payload, text_form(), out)?;
         }
         // Never an output.
-        PayloadKind::Slices | PayloadKind::Graph => out.write_all(b"null\n")?,
+        PayloadKind::Slices | PayloadKind::Graph | PayloadKind::Python => {
+            out.write_all(b"null\n")?;
+        }
     }
     Ok(())
 }

@@ -123,6 +123,24 @@ impl Progress {
         }
     }
 
+    /// The last line of a program that succeeded.
+    pub(crate) fn program_done(&mut self, workers: u64) {
+        self.clear();
+        let seconds = self.started.elapsed().as_secs_f64();
+        match self.form {
+            Form::Bars(_) | Form::Plain(_) => self.terminal.line(&format!(
+                "done: the program in {} on {}",
+                duration(seconds),
+                counted(workers, "worker")
+            )),
+            Form::Json(_) => {
+                let line = json!({"type": "done", "seconds": seconds, "workers": workers});
+                self.terminal.line(&line.to_string());
+            }
+            Form::Silent => {}
+        }
+    }
+
     /// The last line of a run that succeeded.
     pub(crate) fn done(&mut self, workers: u32) {
         self.clear();

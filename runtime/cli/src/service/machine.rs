@@ -2,14 +2,6 @@
 //!
 //! Owns the defaults that depend on the machine: processors, memory, name. Reads only.
 
-use std::fs;
-
-/// Files that hold the memory limit of a container, of cgroup version 2 and 1.
-const LIMIT_FILES: [&str; 2] = [
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-];
-
 /// Bytes of memory that this process may use: the container's limit, else all of the machine.
 pub(crate) fn memory_bytes() -> u64 {
     let system = rustix::system::sysinfo();
@@ -17,12 +9,7 @@ pub(crate) fn memory_bytes() -> u64 {
     // The type's width differs between platforms.
     #[allow(clippy::useless_conversion, reason = "u64 only on 64-bit platforms")]
     let total = u64::from(system.totalram).saturating_mul(unit);
-    let limits = LIMIT_FILES
-        .iter()
-        .filter_map(|file| fs::read_to_string(file).ok());
-    limits
-        .filter_map(|text| text.trim().parse().ok())
-        .fold(total, u64::min)
+    oxidask_worker::memory_limit_bytes().map_or(total, |limit| limit.min(total))
 }
 
 /// Processors that this process may use.

@@ -72,7 +72,7 @@ pub(crate) fn runtime(threads: usize) -> Result<Runtime, CliError> {
 }
 
 /// Makes this process end with its parent, also when the parent is killed.
-fn end_with_parent(parent_pid: Option<i32>) -> Result<(), CliError> {
+pub(crate) fn end_with_parent(parent_pid: Option<i32>) -> Result<(), CliError> {
     let Some(parent) = parent_pid else {
         return Ok(());
     };

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use oxidask_core::CoreConfig;
-use oxidask_scheduler::{SchedulerConfig, serve};
+use oxidask_scheduler::{HttpTokens, JournalConfig, LogTap, SchedulerConfig, serve};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -15,11 +16,11 @@ use crate::arguments::SchedulerArguments;
 use crate::error::CliError;
 
 /// Serves until a signal.
-pub(crate) fn run(arguments: &SchedulerArguments) -> Result<(), CliError> {
-    super::run(&arguments.service, listen_and_serve(arguments))
+pub(crate) fn run(arguments: &SchedulerArguments, log_tap: LogTap) -> Result<(), CliError> {
+    super::run(&arguments.service, listen_and_serve(arguments, log_tap))
 }
 
-async fn listen_and_serve(arguments: &SchedulerArguments) -> Result<(), CliError> {
+async fn listen_and_serve(arguments: &SchedulerArguments, log_tap: LogTap) -> Result<(), CliError> {
     let signals = install_signals()?;
     let listener = if arguments.listen_on_stdin {
         inherited()
@@ -40,10 +41,31 @@ async fn listen_and_serve(arguments: &SchedulerArguments) -> Result<(), CliError
         http_listener,
         credentials,
         core: CoreConfig::default(),
+        journal: journal(arguments),
+        http_tokens: HttpTokens {
+            reader: arguments.http_token_file.clone(),
+            operator: arguments.http_operator_token_file.clone(),
+        },
+        log_tap,
     };
     let shutdown = CancellationToken::new();
     let serving = Box::pin(serve(config, shutdown.clone()));
     until_signalled(serving, shutdown, signals).await
+}
+
+/// Where the journal is kept.
+fn journal(arguments: &SchedulerArguments) -> Option<JournalConfig> {
+    let folder = arguments.journal_dir.as_ref();
+    if arguments.no_journal {
+        return None;
+    }
+    if folder.is_none() {
+        tracing::warn!("no --journal-dir: graphs are lost when this process ends");
+    }
+    Some(JournalConfig {
+        delay: Duration::from_millis(arguments.journal_delay_ms),
+        ..JournalConfig::in_folder(folder?)
+    })
 }
 
 async fn http(arguments: &SchedulerArguments) -> Result<Option<TcpListener>, CliError> {

@@ -11,20 +11,52 @@ use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_exec::guard::GuardCommand;
 use oxidask_exec::{Builtin, Executor};
 use oxidask_exec_frame::{CsvTables, FrameExecutor};
-use oxidask_worker::{Listeners, SPILL_BYTES_MAX_DEFAULT, WorkerConfig, serve};
+use oxidask_exec_python::{PythonConfig, PythonExecutor};
+use oxidask_worker::{
+    Ends, Listeners, SPILL_BYTES_MAX_DEFAULT, WorkerConfig, WorkerError, data_address, init,
+    serve_until,
+};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    announce, bind, bind_http, credentials, install_signals, local_address, machine,
-    until_signalled,
+    TIDY_END, announce, bind, bind_http, credentials, install_signals, local_address, machine,
 };
 use crate::arguments::WorkerArguments;
 use crate::error::CliError;
+use crate::logging;
+use crate::python::{PATH_VARIABLE, Python};
+use crate::signals::Signals;
+
+/// What SIGTERM gives a worker in seconds, unless it is told otherwise: pods have 30.
+const GRACE_SECONDS: u32 = 25;
+/// The folder, in that for temporary files, that tasks of Python see as their worker's.
+const PYTHON_DIR: &str = "python";
+/// The status of a process that SIGTERM ended.
+const STATUS_TERMINATED: u8 = 143;
 
 /// Serves until a signal, or until no scheduler wants the worker.
 pub(crate) fn run(arguments: &WorkerArguments) -> Result<(), CliError> {
+    if init::is_first_process() {
+        return run_below();
+    }
     super::run(&arguments.service, listen_and_serve(arguments))
+}
+
+/// In a container the worker runs below the first process, which collects what programs leave.
+fn run_below() -> Result<(), CliError> {
+    let program = std::env::current_exe()
+        .map_err(|error| CliError::start("the program's own file is not known", &error))?;
+    let mut command = std::process::Command::new(program);
+    command.args(std::env::args_os().skip(1));
+    match init::run_below(command) {
+        Ok(0) => Ok(()),
+        Ok(status) => Err(CliError::quiet(status)),
+        Err(error) => Err(CliError::start(
+            "the worker's process cannot be run",
+            &error,
+        )),
+    }
 }
 
 async fn listen_and_serve(arguments: &WorkerArguments) -> Result<(), CliError> {
@@ -37,6 +69,10 @@ async fn listen_and_serve(arguments: &WorkerArguments) -> Result<(), CliError> {
     let base_dir = existing_folder(&arguments.base_dir)?;
     let credentials = credentials(&arguments.service)?;
     announce("worker", &advertise_address, http_address);
+    let python = PythonConfig {
+        worker_address: python_address(arguments, &advertise_address).await,
+        ..python(arguments, &scratch.path)?
+    };
     let config = WorkerConfig {
         scheduler_address: arguments.scheduler.clone().unwrap_or_default(),
         name: name(arguments),
@@ -46,6 +82,10 @@ async fn listen_and_serve(arguments: &WorkerArguments) -> Result<(), CliError> {
         slots: arguments.threads.unwrap_or_else(machine::processors),
         resources: arguments.resources.clone(),
         memory_bytes: arguments.memory.unwrap_or_else(machine::memory_bytes),
+        // The command line has checked them already.
+        memory_thresholds: arguments.memory_thresholds().unwrap_or_default(),
+        system_dir: PathBuf::from("/"),
+        logbook: logging::logbook(),
         advertise_address,
         reconnect_time: Duration::from_secs(arguments.reconnect_seconds.into()),
         base_dir,
@@ -53,21 +93,114 @@ async fn listen_and_serve(arguments: &WorkerArguments) -> Result<(), CliError> {
         spill_dir: None,
         spill_bytes_max: SPILL_BYTES_MAX_DEFAULT,
         credentials,
-        executors: executors(),
+        executors: executors(python, arguments.load_python),
     };
-    let shutdown = CancellationToken::new();
-    let serving = Box::pin(serve(config, Listeners { data, http }, shutdown.clone()));
-    until_signalled(serving, shutdown, signals).await
+    signals.remove_at_second(scratch.own_folder());
+    let ends = Ends {
+        shutdown: CancellationToken::new(),
+        leave: CancellationToken::new(),
+        grace: grace(arguments),
+    };
+    let serving = serve_until(config, Listeners { data, http }, ends.clone());
+    until_left(serving, ends, signals).await
 }
 
-fn executors() -> Vec<Arc<dyn Executor>> {
+/// A worker of a local cluster ends with it: there is nobody to hand anything to.
+fn grace(arguments: &WorkerArguments) -> Duration {
+    let is_local = arguments.service.parent_pid.is_some();
+    let default = if is_local { 0 } else { GRACE_SECONDS };
+    Duration::from_secs(arguments.grace_seconds.unwrap_or(default).into())
+}
+
+/// SIGTERM asks the worker to leave in order, other signals to end at once; so does a second one,
+/// whichever it is.
+async fn until_left(
+    mut serving: impl Future<Output = Result<(), WorkerError>> + Unpin,
+    ends: Ends,
+    signals: Signals,
+) -> Result<(), CliError> {
+    let result = tokio::select! {
+        result = &mut serving => Some(result),
+        status = signals.first() => {
+            tracing::info!(status, "asked to end");
+            if status == STATUS_TERMINATED && !ends.grace.is_zero() {
+                ends.leave.cancel();
+                // The worker itself watches its grace period.
+                Some((&mut serving).await)
+            } else {
+                None
+            }
+        }
+    };
+    if let Some(result) = result {
+        return result.map_err(|error| CliError::from_failure(&error));
+    }
+    ends.shutdown.cancel();
+    let Ok(result) = tokio::time::timeout(TIDY_END, serving).await else {
+        tracing::warn!("the tidy end took too long");
+        return Ok(());
+    };
+    result.map_err(|error| CliError::from_failure(&error))
+}
+
+fn executors(python: PythonConfig, is_loaded_now: bool) -> Vec<Arc<dyn Executor>> {
+    let python = Arc::new(PythonExecutor::new(python));
+    if is_loaded_now {
+        let python = Arc::clone(&python);
+        tokio::spawn(async move {
+            if let Err(diagnostic) = python.start().await {
+                // The first task that needs it fails and says so.
+                tracing::warn!(code = %diagnostic.code, "{}", diagnostic.message);
+            }
+        });
+    }
     let mut builtin = Builtin::new().with_tables(Arc::new(CsvTables));
     // Without its own file's name the worker works; only a kill of it leaves programs behind.
     if let Ok(program) = std::env::current_exe() {
         let arguments = vec!["exec-guard".into()];
         builtin = builtin.with_guard(GuardCommand { program, arguments });
     }
-    vec![Arc::new(builtin), Arc::new(FrameExecutor::new())]
+    vec![Arc::new(builtin), Arc::new(FrameExecutor::new()), python]
+}
+
+/// How tasks call their worker: as the scheduler and Dask clients do. Without the scheduler's name
+/// being known yet it is the address that was bound.
+async fn python_address(arguments: &WorkerArguments, advertise_address: &str) -> String {
+    let scheduler = arguments.scheduler.as_deref().unwrap_or_default();
+    let found = data_address(advertise_address, scheduler).await;
+    format!(
+        "oxidask://{}",
+        found.as_deref().unwrap_or(advertise_address)
+    )
+}
+
+/// How tasks of Python run. No process starts before the first of them unless that is asked for, so
+/// a worker whose tasks are native needs no Python.
+fn python(arguments: &WorkerArguments, scratch: &Path) -> Result<PythonConfig, CliError> {
+    let python = Python::choose(arguments.python.python.as_deref(), None);
+    let path = python.path(&[], None);
+    let path = path.map(|path| (PATH_VARIABLE.into(), path));
+    // A temporary folder that is gone afterwards, so what is in it is the worker's alone.
+    let worker_dir = scratch.join(PYTHON_DIR);
+    std::fs::create_dir_all(&worker_dir).map_err(|error| {
+        let message = format!("`{}` cannot be made", worker_dir.display());
+        let diagnostic = Diagnostic::new(Code::WorkerDisk, message);
+        CliError::failed(diagnostic.with_cause(error.to_string()))
+    })?;
+    let tls_dir = &arguments.service.tls_dir;
+    Ok(PythonConfig {
+        program: python.program.into(),
+        environment: path.into_iter().collect(),
+        slots: arguments.threads.unwrap_or_else(machine::processors),
+        scratch_dir: scratch.to_owned(),
+        worker_dir,
+        worker_name: name(arguments),
+        memory_bytes: arguments.memory.unwrap_or_else(machine::memory_bytes),
+        scheduler: arguments.scheduler.clone(),
+        // Children may change their folder.
+        tls_dir: Some(std::path::absolute(tls_dir).unwrap_or_else(|_| tls_dir.clone())),
+        ..PythonConfig::default()
+    })
 }
 
 fn name(arguments: &WorkerArguments) -> String {
@@ -108,15 +241,20 @@ fn existing_folder(path: &Path) -> Result<PathBuf, CliError> {
 /// The worker's folder for temporary files; one of its own goes with it.
 struct Scratch {
     path: PathBuf,
-    _own: Option<TempDir>,
+    own: Option<TempDir>,
 }
 
 impl Scratch {
+    /// The folder that must not stay behind.
+    fn own_folder(&self) -> Option<PathBuf> {
+        self.own.as_ref().map(|own| own.path().to_owned())
+    }
+
     fn new(given: Option<&Path>) -> Result<Self, CliError> {
         if let Some(path) = given {
             return Ok(Self {
                 path: existing_folder(path)?,
-                _own: None,
+                own: None,
             });
         }
         let owner_only = Permissions::from_mode(0o700);
@@ -131,7 +269,7 @@ impl Scratch {
         })?;
         Ok(Self {
             path: own.path().to_owned(),
-            _own: Some(own),
+            own: Some(own),
         })
     }
 }

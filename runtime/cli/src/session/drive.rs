@@ -14,7 +14,7 @@ use super::results::{Outputs, Results, State};
 use crate::attach::Attached;
 use crate::error::CliError;
 use crate::output::{Item, Sending};
-use crate::progress::Progress;
+use crate::progress::{Progress, duration};
 use crate::work::{PlannedWork, SqlWork};
 
 /// Time that a finished result of a job that has failed may take to arrive.
@@ -35,7 +35,6 @@ pub(super) struct Session<'a> {
     pub(super) client: Client,
     /// The name of the first graph; those of the others begin with it.
     pub(super) name: String,
-    pub(super) waves: usize,
     pub(super) graphs: Graphs,
     pub(super) results: Results<'a>,
     /// Statements whose result, perhaps a plan, can be fetched.
@@ -52,6 +51,8 @@ pub(super) struct Session<'a> {
     /// When a result was last received or passed on, or the job failed.
     pub(super) moved_at: tokio::time::Instant,
     pub(super) told: Vec<String>,
+    /// Since when graphs are without their scheduler.
+    pub(super) away_since: Option<Instant>,
     /// Set once the job has failed: what is finished is still printed.
     pub(super) failure: Option<Diagnostic>,
 }
@@ -74,7 +75,12 @@ enum Step {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(attached: Attached<'a>, work: &'a PlannedWork, sending: Sending) -> Self {
+    pub(super) fn new(
+        attached: Attached<'a>,
+        work: &'a PlannedWork,
+        sending: Sending,
+        may_go_on: bool,
+    ) -> Self {
         let Attached {
             client,
             name,
@@ -85,7 +91,7 @@ impl<'a> Session<'a> {
             Some(sql) => (Results::of_script(&sql.tasks), Role::Wave(sql.first_wave())),
             None => (Results::of_graph(work.plan.outputs()), Role::Graph),
         };
-        let mut graphs = Graphs::new();
+        let mut graphs = Graphs::new(may_go_on);
         let first = results.next_wave();
         let number = graphs.add(graph, role);
         for (task, statement) in (0..).zip(first) {
@@ -102,7 +108,6 @@ impl<'a> Session<'a> {
             sql,
             client,
             name,
-            waves: 1,
             graphs,
             results,
             fetchable: BTreeSet::new(),
@@ -114,6 +119,7 @@ impl<'a> Session<'a> {
             pending: None,
             moved_at: tokio::time::Instant::now(),
             told: Vec::new(),
+            away_since: None,
             failure: None,
         }
     }
@@ -234,19 +240,25 @@ impl<'a> Session<'a> {
             return;
         };
         let wave = self.results.next_wave();
-        if wave.is_empty() {
-            return;
-        }
-        match sql.wave(&wave) {
-            Ok(plan) => {
-                self.waves += 1;
-                let name = format!("{}/wave-{}", self.name, self.waves);
-                let chunks: Vec<_> = plan.chunks().collect();
-                let role = Role::Wave(wave);
-                self.graphs
-                    .submit(self.client.clone(), name, role, chunks.into_iter());
+        // What is ready at the same time is chance, and the same name must always stand for the
+        // same tasks.
+        let size = if self.graphs.are_kept() {
+            1
+        } else {
+            usize::MAX
+        };
+        for wave in wave.chunks(size) {
+            match sql.wave(wave) {
+                Ok(plan) => {
+                    let first = wave.first().copied().unwrap_or_default();
+                    let name = format!("{}/wave-{first}", self.name);
+                    let chunks: Vec<_> = plan.chunks().collect();
+                    let role = Role::Wave(wave.to_vec());
+                    self.graphs
+                        .submit(self.client.clone(), name, role, chunks.into_iter());
+                }
+                Err(failure) => return self.fail(failure),
             }
-            Err(failure) => self.fail(failure),
         }
     }
 
@@ -370,6 +382,8 @@ impl<'a> Session<'a> {
             }
             GraphEvent::Notice(text) => self.tell(&text, site),
             GraphEvent::Done => self.on_done(graph),
+            GraphEvent::Reconnecting(why) => self.on_connection(graph, Some(&why), site),
+            GraphEvent::Reconnected => self.on_connection(graph, None, site),
             GraphEvent::Disconnected(_) => {}
         }
     }
@@ -398,6 +412,34 @@ impl<'a> Session<'a> {
         }
         self.told.push(what.to_owned());
         site.terminal.notice(text);
+    }
+
+    /// The connection of a graph is lost, or is there again. All graphs have the same scheduler, so
+    /// it is told once.
+    fn on_connection(&mut self, graph: usize, lost: Option<&Diagnostic>, site: &Site<'_>) {
+        let was_away = self.graphs.any_is_away();
+        if let Some(live) = self.graphs.get_mut(graph) {
+            live.is_away = lost.is_some();
+        }
+        match lost {
+            Some(why) if !was_away => {
+                self.away_since = Some(Instant::now());
+                let line = format!("reconnecting to the scheduler: {}", why.message);
+                site.terminal.notice(&line);
+            }
+            None if !self.graphs.any_is_away() => {
+                let Some(since) = self.away_since.take() else {
+                    return;
+                };
+                // What was lost in that time counts from now.
+                self.early.has_hope();
+                self.printing.has_hope();
+                let seconds = duration(since.elapsed().as_secs_f64());
+                let line = format!("connected to the scheduler again after {seconds}");
+                site.terminal.notice(&line);
+            }
+            _ => {}
+        }
     }
 
     fn on_ready(&mut self, graph: usize, results: Vec<(u32, u64)>) {

@@ -18,8 +18,9 @@ pub(super) const WINDOW_RESULTS_MAX: usize = 4_096;
 pub(super) const WINDOW_BYTES_MAX: u64 = 16 << 20;
 /// Pause before a result that could not be fetched is asked for again.
 const REFETCH_PAUSE: Duration = Duration::from_millis(200);
-/// Failed fetches in a row, while nothing is being computed, after which a result is given up.
-const REFETCHES_MAX: u32 = 25;
+/// Failed fetches in a row, while nothing is being computed, after which a result is given up. A
+/// scheduler that has come back waits 10 s for workers that have not; these are 15 s.
+const REFETCHES_MAX: u32 = 75;
 
 type Window = Pin<Box<dyn Stream<Item = (u32, Result<Payload, Diagnostic>)> + Send>>;
 

@@ -1,7 +1,8 @@
 //! The graphs of a job that are on the cluster, and those on their way there.
 //!
 //! Owns their connections: opening, events, closing. Invariant: a graph that is over and printed is
-//! closed, so that the scheduler forgets it before the job ends.
+//! closed, so that the scheduler forgets it before the job ends. If another submission may have to
+//! go on, all stay, with their results, until the job ends: it hears of everything anew.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub(super) struct Live {
     pub(super) unfetched: usize,
     /// Every wanted task is done or failed.
     pub(super) is_done: bool,
+    /// Its scheduler is gone, and is expected to come back.
+    pub(super) is_away: bool,
     /// The failure of an input, in case that of the input itself is not reported.
     pub(super) inherited_failure: Option<Diagnostic>,
 }
@@ -61,13 +64,16 @@ pub(super) struct Graphs {
     /// Graphs of stages among those on their way.
     stages_submitting: usize,
     closing: JoinSet<()>,
+    are_kept: bool,
     /// Bodies of graphs that write something.
     writes: Vec<Bytes>,
 }
 
 impl Graphs {
-    pub(super) fn new() -> Self {
+    /// None yet. If they are kept, nothing of them is let go before [`Self::end`].
+    pub(super) fn new(are_kept: bool) -> Self {
         Self {
+            are_kept,
             live: BTreeMap::new(),
             next: 0,
             submitting: FuturesUnordered::new(),
@@ -98,6 +104,7 @@ impl Graphs {
             released: Vec::new(),
             unfetched,
             is_done: false,
+            is_away: false,
             inherited_failure: None,
         };
         self.live.insert(number, live);
@@ -115,6 +122,11 @@ impl Graphs {
     /// Whether nothing is on its way and every graph is done.
     pub(super) fn are_done(&self) -> bool {
         self.submitting.is_empty() && self.live.values().all(|live| live.is_done)
+    }
+
+    /// Whether a graph is without its scheduler.
+    pub(super) fn any_is_away(&self) -> bool {
+        self.live.values().any(|live| live.is_away)
     }
 
     /// Graphs of stages: those that are not done, and all.
@@ -151,10 +163,17 @@ impl Graphs {
         self.submitting.push(sending.boxed());
     }
 
+    /// Whether nothing is let go before the end.
+    pub(super) fn are_kept(&self) -> bool {
+        self.are_kept
+    }
+
     /// Tells the scheduler what is not wanted any more.
     pub(super) fn release(&mut self) {
         for live in self.live.values_mut() {
-            if !live.released.is_empty() {
+            if self.are_kept {
+                live.released.clear();
+            } else if !live.released.is_empty() {
                 live.run.release(std::mem::take(&mut live.released));
             }
         }
@@ -167,8 +186,11 @@ impl Graphs {
         }
     }
 
-    /// Closes the graph without waiting for it.
+    /// Closes the graph without waiting for it, unless it is kept.
     pub(super) fn close(&mut self, number: usize) {
+        if self.are_kept {
+            return;
+        }
         while self.closing.try_join_next().is_some() {}
         if let Some(mut live) = self.live.remove(&number) {
             live.run.release(std::mem::take(&mut live.released));
@@ -187,6 +209,7 @@ impl Graphs {
         if is_cancelled {
             self.cancel();
         }
+        self.are_kept = false;
         for number in self.live.keys().copied().collect::<Vec<_>>() {
             self.close(number);
         }

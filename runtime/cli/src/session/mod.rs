@@ -46,6 +46,10 @@ pub(crate) struct Site<'a> {
     pub(crate) terminal: &'a Terminal,
     /// How long to wait for a scheduler that takes the work.
     pub(crate) wait: Duration,
+    /// How long the work may be without a scheduler once it runs.
+    pub(crate) reconnect: Duration,
+    /// The name under which another submission goes on with this one's work.
+    pub(crate) run_id: Option<&'a str>,
     /// When to give up, and after how many seconds that is.
     pub(crate) deadline: Option<(tokio::time::Instant, u64)>,
 }
@@ -109,9 +113,11 @@ pub(crate) async fn run(
     progress: &mut Progress,
 ) -> Result<(), CliError> {
     let attached = attach::attach(&mut site, work).await?;
-    let mut session = Session::new(attached, work, writer.sending());
+    let may_go_on = site.run_id.is_some();
+    let mut session = Session::new(attached, work, writer.sending(), may_go_on);
     let mut result = session.drive(&mut site, progress).await;
     let is_jobs_own = result.is_ok() || session.has_failed();
+    let goes_on = may_go_on && result.as_ref().is_err_and(CliError::is_interruption);
     // Without its end of the queue, the writer ends.
     let graphs = session.into_graphs();
     // What was printed last must be out before the error that follows it.
@@ -129,7 +135,7 @@ pub(crate) async fn run(
         result = written;
     }
     // Of a cluster that ends now, nothing needs to be tidied up.
-    if site.cluster.is_none() {
+    if site.cluster.is_none() && !goes_on {
         graphs.end(result.is_err()).await;
     }
     result

@@ -131,6 +131,7 @@ impl<'a> Chunks<'a> {
             chunk,
             bodies,
             part: Vec::new(),
+            arguments: Vec::new(),
             streamed_inputs: Vec::new(),
         }
     }

@@ -5,15 +5,19 @@
 use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::frame::{
     ANSWER_HEADER_BYTES, ANSWER_PIECES_BYTES_MAX, Answer, PieceAnswer, REQUEST_HEADER_BYTES,
-    TLS_BUFFER_BYTES, Verb, encode_free, encode_pieces, encode_request, request_header,
+    TLS_BUFFER_BYTES, UPLOAD_ANSWER_BYTES, Verb, decode_upload_answer, encode_free, encode_pieces,
+    encode_request, encode_upload, request_header,
 };
 use super::transfer::{broken, step};
-use super::{BulkObject, BulkPart, BulkPiece, BulkPieceRequest, BulkRead};
+use super::{
+    BulkObject, BulkPart, BulkParts, BulkPiece, BulkPieceRequest, BulkRead, BulkRefusal, BulkUpload,
+};
 use crate::connection::Connection;
 use crate::error::CommError;
 
@@ -26,6 +30,8 @@ const PART_BYTES_MAX: usize = 64 * 1024 * 1024;
 const RELAY_BYTES_MAX: usize = 1024 * 1024;
 /// Objects up to this size are passed on whole.
 const RELAY_WHOLE_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes of one write; progress is looked at after each.
+const STEP_BYTES: usize = 256 * 1024;
 
 /// A connection to a peer's data port between two requests.
 #[derive(Debug)]
@@ -160,6 +166,38 @@ impl BulkConnection {
         self.finish()
     }
 
+    /// Brings an object. Nothing of it is taken from `parts` before the peer has made room for it.
+    pub(crate) async fn upload(
+        &mut self,
+        upload: BulkUpload,
+        parts: &mut BulkParts<'_>,
+    ) -> Result<Result<(), BulkRefusal>, CommError> {
+        self.ask(&encode_upload(upload)).await?;
+        if let Err(refusal) = self.next_upload_answer().await? {
+            self.finish()?;
+            return Ok(Err(refusal));
+        }
+        let mut left = upload.bytes;
+        while left > 0 {
+            let part = parts.next().await.ok_or_else(|| self.source_gone())?;
+            left = left
+                .checked_sub(part.len() as u64)
+                .ok_or_else(|| self.source_gone())?;
+            for bytes in part.chunks(STEP_BYTES) {
+                step(&self.address, self.connection.write_all(bytes)).await?;
+            }
+        }
+        step(&self.address, self.connection.flush()).await?;
+        let outcome = self.next_upload_answer().await?;
+        self.finish()?;
+        Ok(outcome)
+    }
+
+    async fn next_upload_answer(&mut self) -> Result<Result<(), BulkRefusal>, CommError> {
+        let header: [u8; UPLOAD_ANSWER_BYTES] = self.next_header().await?;
+        decode_upload_answer(header).ok_or_else(|| self.nonsense("an answer has an unknown status"))
+    }
+
     async fn ask(&mut self, request: &[u8]) -> Result<(), CommError> {
         self.has_answered = false;
         let writing = async {
@@ -242,6 +280,12 @@ impl BulkConnection {
 
     fn cut_off(&self) -> CommError {
         broken(&self.address, io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn source_gone(&self) -> CommError {
+        CommError::SourceGone {
+            address: self.address.clone(),
+        }
     }
 
     fn nonsense(&self, what: &'static str) -> CommError {

@@ -5,16 +5,18 @@
 //!   0, objects: key u64
 //!   1, pieces:  key u64, offset u64, bytes_max u64, slice u32, zero u32
 //!   2, free:    key u64, slice u32, zero u32
+//!   3, upload:  number u64, bytes u64, kind u64; one entry, and once it is accepted the bytes
 //! answer to
 //!   objects: count times (status u8, kind u8, zero [u8; 6], length u64, length bytes)
 //!   pieces:  count times (status u8, kind u8, zero [u8; 6], version u64, total u64,
 //!            length u64, length bytes)
 //!   free:    the header of the request
+//!   upload:  status u8, zero [u8; 7] before the bytes, and again behind them if it is accepted
 //! ```
 //!
 //! All numbers are little endian.
 
-use super::BulkPieceRequest;
+use super::{BulkPieceRequest, BulkRefusal, BulkUpload};
 
 /// Entries in one request; longer lists become several requests.
 pub(crate) const REQUEST_ENTRIES_MAX: usize = 16 * 1024;
@@ -22,6 +24,8 @@ pub(crate) const REQUEST_HEADER_BYTES: usize = 8;
 pub(crate) const KEY_BYTES: usize = 8;
 pub(crate) const PIECE_BYTES: usize = 32;
 pub(crate) const SLICE_BYTES: usize = 16;
+pub(crate) const UPLOAD_BYTES: usize = 24;
+pub(crate) const UPLOAD_ANSWER_BYTES: usize = 8;
 pub(crate) const ANSWER_HEADER_BYTES: usize = 16;
 pub(crate) const PIECE_ANSWER_HEADER_BYTES: usize = 32;
 
@@ -47,6 +51,8 @@ pub(crate) enum Verb {
     Pieces = 1,
     /// That slices are dropped.
     Free = 2,
+    /// That an object is kept; one entry.
+    Upload = 3,
 }
 
 impl Verb {
@@ -56,6 +62,7 @@ impl Verb {
             Self::Objects => KEY_BYTES,
             Self::Pieces => PIECE_BYTES,
             Self::Free => SLICE_BYTES,
+            Self::Upload => UPLOAD_BYTES,
         }
     }
 
@@ -64,6 +71,7 @@ impl Verb {
             0 => Some(Self::Objects),
             1 => Some(Self::Pieces),
             2 => Some(Self::Free),
+            3 => Some(Self::Upload),
             _ => None,
         }
     }
@@ -154,6 +162,30 @@ impl PieceAnswer {
     }
 }
 
+/// What a server says of an upload.
+pub(crate) fn encode_upload_answer(outcome: Result<(), BulkRefusal>) -> [u8; UPLOAD_ANSWER_BYTES] {
+    let status = match outcome {
+        Ok(()) => 1,
+        Err(BulkRefusal::NoRoom) => 2,
+        Err(BulkRefusal::TooMany) => 3,
+        Err(BulkRefusal::NotTaken) => 4,
+    };
+    [status, 0, 0, 0, 0, 0, 0, 0]
+}
+
+/// What a server has said of an upload.
+pub(crate) fn decode_upload_answer(
+    header: [u8; UPLOAD_ANSWER_BYTES],
+) -> Option<Result<(), BulkRefusal>> {
+    match header {
+        [1, 0, 0, 0, 0, 0, 0, 0] => Some(Ok(())),
+        [2, 0, 0, 0, 0, 0, 0, 0] => Some(Err(BulkRefusal::NoRoom)),
+        [3, 0, 0, 0, 0, 0, 0, 0] => Some(Err(BulkRefusal::TooMany)),
+        [4, 0, 0, 0, 0, 0, 0, 0] => Some(Err(BulkRefusal::NotTaken)),
+        _ => None,
+    }
+}
+
 /// The header of a request for that many entries, which is also how its end is acknowledged where
 /// nothing else is answered.
 pub(crate) fn request_header(verb: Verb, count: usize) -> [u8; REQUEST_HEADER_BYTES] {
@@ -192,6 +224,15 @@ pub(crate) fn encode_free(slices: &[(u64, u32)]) -> Vec<u8> {
     request
 }
 
+/// A request to keep an object, whose bytes follow when it is accepted.
+pub(crate) fn encode_upload(upload: BulkUpload) -> Vec<u8> {
+    let mut request = start(Verb::Upload, 1);
+    for number in [upload.number, upload.bytes, u64::from(upload.kind)] {
+        request.extend_from_slice(&number.to_le_bytes());
+    }
+    request
+}
+
 fn start(verb: Verb, count: usize) -> Vec<u8> {
     let mut request = Vec::with_capacity(REQUEST_HEADER_BYTES + count * verb.entry_bytes());
     request.extend_from_slice(&request_header(verb, count));
@@ -205,9 +246,11 @@ pub(crate) fn decode_request(header: [u8; REQUEST_HEADER_BYTES]) -> Option<(Verb
     };
     let count = usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?;
     let verb = Verb::from_number(verb)?;
-    (1..=REQUEST_ENTRIES_MAX)
-        .contains(&count)
-        .then_some((verb, count))
+    let most = match verb {
+        Verb::Upload => 1,
+        _ => REQUEST_ENTRIES_MAX,
+    };
+    (1..=most).contains(&count).then_some((verb, count))
 }
 
 /// The key of an entry that is nothing else.
@@ -231,6 +274,15 @@ pub(crate) fn decode_slice(entry: &[u8]) -> Option<(u64, u32)> {
         number_at(entry, 0),
         u32::try_from(number_at(entry, 8)).ok()?,
     ))
+}
+
+/// The entry of a request to keep an object.
+pub(crate) fn decode_upload(entry: &[u8]) -> Option<BulkUpload> {
+    Some(BulkUpload {
+        number: number_at(entry, 0),
+        bytes: number_at(entry, 8),
+        kind: u8::try_from(number_at(entry, 16)).ok()?,
+    })
 }
 
 /// The number that stands there; zero past the end, which entries of the right length do not have.
@@ -326,6 +378,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn uploads_and_their_answers_come_back() {
+        let upload = BulkUpload {
+            number: u64::MAX - 1,
+            bytes: 1 << 40,
+            kind: 5,
+        };
+        let request = encode_upload(upload);
+        assert_eq!(request.len(), REQUEST_HEADER_BYTES + UPLOAD_BYTES);
+        assert_eq!(
+            decode_upload(&request[REQUEST_HEADER_BYTES..]),
+            Some(upload)
+        );
+        let mut broken = request[REQUEST_HEADER_BYTES..].to_vec();
+        broken[17] = 1;
+        assert_eq!(decode_upload(&broken), None, "no such kind");
+        let refusals = [
+            BulkRefusal::NoRoom,
+            BulkRefusal::TooMany,
+            BulkRefusal::NotTaken,
+        ];
+        for outcome in refusals.map(Err).into_iter().chain([Ok(())]) {
+            let answer = encode_upload_answer(outcome);
+            assert_eq!(decode_upload_answer(answer), Some(outcome));
+        }
+        assert_eq!(decode_upload_answer([0; 8]), None);
+        assert_eq!(decode_upload_answer([1, 0, 0, 0, 0, 0, 0, 1]), None);
+    }
+
     /// Verb and entries of a request, whose count and length are as they should be.
     fn split(request: &[u8], count: usize) -> Result<(Verb, Vec<u8>), TestCaseError> {
         let mut header = [0; REQUEST_HEADER_BYTES];
@@ -360,7 +441,13 @@ mod tests {
             assert_eq!(decode_request(header(0, number)), None);
             assert_eq!(decode_request(header(16 * 1024 + 1, number)), None);
         }
-        assert_eq!(decode_request(header(1, 3)), None);
+        assert_eq!(decode_request(header(1, 3)), Some((Verb::Upload, 1)));
+        assert_eq!(
+            decode_request(header(2, 3)),
+            None,
+            "uploads come one by one"
+        );
+        assert_eq!(decode_request(header(1, 4)), None);
         assert_eq!(decode_request([1, 0, 0, 0, 0, 0, 0, 1]), None);
     }
 }

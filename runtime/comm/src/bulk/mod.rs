@@ -1,7 +1,7 @@
 //! The bulk data plane: results from the process that holds them, without a limit of size.
 //!
 //! A connection carries requests one after the other. A request is a list of entries of one kind:
-//! whole objects, pieces, or slices to be freed; the answer has a header for each entry in the same
+//! whole objects, pieces, slices to be freed, or an object that is brought; the answer has a header for each entry in the same
 //! order, followed by the bytes if there are any. A key is an opaque number here, and so is what a
 //! slice of an object is. Numbers on the wire: see `frame`.
 //!
@@ -16,6 +16,7 @@ mod server;
 mod transfer;
 
 use bytes::Bytes;
+use futures::Stream;
 use futures::future::BoxFuture;
 
 pub use pool::BulkPool;
@@ -128,6 +129,37 @@ impl From<Option<BulkObject>> for BulkFound {
     }
 }
 
+/// An object that the scheduler brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BulkUpload {
+    /// What it is called until somebody adopts it.
+    pub number: u64,
+    /// Its kind.
+    pub kind: u8,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Why an object that was brought is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BulkRefusal {
+    /// There is no room for it now.
+    NoRoom,
+    /// Too many wait to be adopted.
+    TooMany,
+    /// Objects of this kind, or any, are not taken.
+    NotTaken,
+}
+
+/// The bytes of an object that is brought, one part after the other.
+pub type BulkParts<'a> = dyn Stream<Item = Bytes> + Send + Unpin + 'a;
+
+/// Room for an object that is on its way. Dropped, it is given back.
+pub trait BulkSink: Send {
+    /// All of it is here. Must not block.
+    fn keep(self: Box<Self>, parts: Vec<Bytes>) -> Result<(), BulkRefusal>;
+}
+
 /// Where a server takes objects from.
 pub trait BulkSource: Send + Sync + 'static {
     /// What is there. Called on the connection's task: it must not block.
@@ -139,6 +171,11 @@ pub trait BulkSource: Send + Sync + 'static {
 
     /// Nobody will read these slices any more. Must not block.
     fn free(&self, slices: &[(u64, u32)]);
+
+    /// Makes room for an object that the scheduler brings. Must not block.
+    fn upload(&self, _upload: BulkUpload) -> Result<Box<dyn BulkSink>, BulkRefusal> {
+        Err(BulkRefusal::NotTaken)
+    }
 }
 
 /// A piece of an answer, for whoever passes it on: each key gives `Missing`, `Whole`, or `Start`,

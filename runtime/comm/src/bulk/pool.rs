@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::client::BulkConnection;
 use super::frame::REQUEST_ENTRIES_MAX;
-use super::{BulkObject, BulkPart, BulkPieceRequest, BulkRead};
+use super::{BulkObject, BulkPart, BulkParts, BulkPieceRequest, BulkRead, BulkRefusal, BulkUpload};
 use crate::address::Endpoint;
 use crate::channel::reach;
 use crate::credentials::{Application, Credentials};
@@ -149,6 +149,28 @@ impl BulkPool {
             }
             lease.give_back();
             Ok(())
+        })
+    }
+
+    /// Brings an object to the worker at `address`, which keeps it until somebody adopts it, or says
+    /// why not. Nothing is taken from `parts` before there is room for all of it.
+    pub fn upload<'a>(
+        &'a self,
+        address: &'a str,
+        upload: BulkUpload,
+        parts: &'a mut BulkParts<'_>,
+    ) -> BoxFuture<'a, Result<Result<(), BulkRefusal>, CommError>> {
+        Box::pin(async move {
+            let mut lease = self.lease(address).await?;
+            let outcome = match lease.connection.upload(upload, parts).await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    lease.renew_or(error).await?;
+                    lease.connection.upload(upload, parts).await?
+                }
+            };
+            lease.give_back();
+            Ok(outcome)
         })
     }
 

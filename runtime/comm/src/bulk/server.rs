@@ -2,14 +2,15 @@
 //!
 //! Invariants: a connection holds one object that is at hand, or one piece of another, and a bounded
 //! buffer at a time, however slowly its peer reads; a peer that reads or writes nothing for a while
-//! is cut; only workers and the scheduler are served, and only workers may say that something is
-//! no longer needed.
+//! is cut; workers, clients and the scheduler are served, only workers may say that something is no
+//! longer needed, and only the scheduler may bring something. Room for that is made before its bytes
+//! are read.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use oxidask_identity::Role;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,10 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::frame::{
     ANSWER_PIECES_BYTES_MAX, Answer, PieceAnswer, REQUEST_HEADER_BYTES, STALL_SECONDS_MAX,
-    TLS_BUFFER_BYTES, Verb, decode_key, decode_piece, decode_request, decode_slice, request_header,
+    TLS_BUFFER_BYTES, Verb, decode_key, decode_piece, decode_request, decode_slice, decode_upload,
+    encode_upload_answer, request_header,
 };
 use super::transfer::{broken, stalled, step};
-use super::{BULK_WHOLE, BulkFound, BulkPieceRequest, BulkRead, BulkSource};
+use super::{BULK_WHOLE, BulkFound, BulkPieceRequest, BulkRead, BulkSource, BulkUpload};
 use crate::accept::accept;
 use crate::connection::Connection;
 use crate::credentials::{Application, Credentials};
@@ -42,6 +44,9 @@ const GATHER_BYTES: usize = 64 * 1024;
 const DIRECT_BYTES: usize = 16 * 1024;
 /// Bytes of one write; progress is looked at after each.
 const STEP_BYTES: usize = 256 * 1024;
+/// An object that is brought is kept in parts of this size. Each is allocated when the one before it
+/// is full, and the system gives it memory only where bytes have arrived.
+const UPLOAD_PART_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes that are read at a time of an object that is not at hand.
 const STORED_PIECE_BYTES: u64 = 1024 * 1024;
 
@@ -117,7 +122,7 @@ impl Service {
 
     async fn run(mut self) -> Result<(), CommError> {
         let identity = self.connection.peer().identity.clone();
-        if !matches!(identity.role, Role::Worker | Role::Scheduler) {
+        if identity.role == Role::Operator {
             self.write(BULK_REFUSAL).await?;
             self.flush().await?;
             return Err(CommError::Forbidden {
@@ -138,7 +143,11 @@ impl Service {
                 Verb::Free if identity.role == Role::Worker => {
                     self.free(entries_of.map(decode_slice))?;
                 }
-                Verb::Free => {
+                Verb::Upload if identity.role == Role::Scheduler => {
+                    let upload = entries_of.map(decode_upload).next().flatten();
+                    self.take_upload(upload).await?;
+                }
+                Verb::Free | Verb::Upload => {
                     return Err(CommError::Forbidden {
                         identity: Box::new(identity),
                     });
@@ -268,6 +277,38 @@ impl Service {
         let heard = request_header(Verb::Free, slices.len());
         self.gathered.extend_from_slice(&heard);
         Ok(())
+    }
+
+    async fn take_upload(&mut self, upload: Option<BulkUpload>) -> Result<(), CommError> {
+        let upload = upload.ok_or_else(|| self.nonsense("an object of no kind is brought"))?;
+        let sink = match self.source.upload(upload) {
+            Ok(sink) => sink,
+            Err(refusal) => return self.gather(&encode_upload_answer(Err(refusal))).await,
+        };
+        self.write(&encode_upload_answer(Ok(()))).await?;
+        self.flush().await?;
+        let mut left = upload.bytes;
+        let mut parts = Vec::new();
+        while left > 0 {
+            let bytes = left.min(UPLOAD_PART_BYTES_MAX);
+            left -= bytes;
+            parts.push(self.read_upload(bytes).await?);
+        }
+        self.gather(&encode_upload_answer(sink.keep(parts))).await
+    }
+
+    async fn read_upload(&mut self, bytes: u64) -> Result<Bytes, CommError> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let mut part = Vec::with_capacity(bytes);
+        while part.len() < bytes {
+            let left = bytes - part.len();
+            let mut room = (&mut part).limit(left);
+            let reading = self.connection.read_buf(&mut room);
+            if step(&self.address, reading).await? == 0 {
+                return Err(broken(&self.address, io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        Ok(part.into())
     }
 
     // A disk that does not answer must not keep the connection for ever.

@@ -164,8 +164,8 @@ fn body(
     };
     match serde_json::to_value(arguments) {
         Ok(serde_json::Value::Object(args)) => Ok(Body {
-            op: catalogue::STATEMENT.to_owned(),
             args,
+            ..Body::new(catalogue::STATEMENT)
         }),
         _ => Err(Diagnostic::new(
             Code::SqlUnsupported,

@@ -4,7 +4,7 @@
 //! told about them afterwards. An input that cannot be read ends the run with the error of the
 //! read, unchanged: the worker knows what it means.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use base64::Engine as _;
@@ -14,7 +14,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::TaskContext as EngineContext;
-use datafusion::execution::cache::cache_manager::{CacheManager, CacheManagerConfig};
+use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -30,13 +30,14 @@ use super::StageOutput;
 use super::blame;
 use super::codec::{self, PreparedStage, StageBytes};
 use super::read::{InputFault, TaskReads};
-use super::write::{SliceWriter, Taken};
+use super::write::SliceWriter;
 use crate::FrameError;
 use crate::error::{Stage as Doing, find};
 use crate::explain::TaskStatistics;
 use crate::freshness::ExpectedFiles;
 use crate::join_fallback::let_joins_spill;
 use crate::local_store::WriteFault;
+use crate::memory::Taken;
 use crate::read_memory::ReadMemory;
 use crate::remote_write::Writes;
 use crate::session::{Shared, runtime};
@@ -47,26 +48,14 @@ use crate::table::{BatchEncoder, assemble};
 /// The operation's name.
 pub(crate) const STAGE: &str = "stage";
 
-/// Bytes of the footers of files that the tasks of a stage share on a worker.
+/// Bytes of the footers of files elsewhere that the tasks of a stage share on a worker.
 const FOOTERS_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// What the tasks of a stage share: footers of files, of which each reads a part.
-fn caches() -> datafusion::common::Result<CacheManagerConfig> {
-    let config = CacheManagerConfig {
-        file_statistics_cache_limit: 0,
-        list_files_cache_limit: 0,
-        metadata_cache_limit: FOOTERS_BYTES_MAX,
-        ..CacheManagerConfig::default()
-    };
-    let footers = CacheManager::try_new(&config)?.get_file_metadata_cache();
-    Ok(config.with_file_metadata_cache(Some(footers)))
-}
 
 /// A stage that has been understood.
 pub(crate) struct StageProgram {
     stage: PreparedStage,
     shared: Arc<Shared>,
-    caches: CacheManagerConfig,
+    known_files: OnceLock<CacheManagerConfig>,
 }
 
 impl StageProgram {
@@ -100,11 +89,10 @@ impl StageProgram {
             .map_err(|error| unreadable(error.to_string()))?;
         let stage =
             codec::prepare(bytes, &shared.base()).map_err(|error| unreadable(error.to_string()))?;
-        let caches = caches().map_err(|error| unreadable(error.to_string()))?;
         Ok(Self {
             stage,
             shared: Arc::clone(shared),
-            caches,
+            known_files: OnceLock::new(),
         })
     }
 
@@ -147,7 +135,11 @@ impl StageProgram {
             expected.clone(),
             reads_memory,
         );
-        let runtime = runtime(context, stores, self.caches.clone()).map_err(run)?;
+        let known_files = self.known_files.get_or_init(|| {
+            let known = self.shared.known_files(context.memory_bytes);
+            known.for_stage(FOOTERS_BYTES_MAX)
+        });
+        let runtime = runtime(context, stores, known_files.clone()).map_err(run)?;
         let engine = Arc::new(codec::empty_context(&stage.config, runtime));
         let plan = stage.plan(part, &engine, Arc::new(reads)).map_err(run)?;
         expected.note(&plan);

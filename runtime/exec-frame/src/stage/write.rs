@@ -22,8 +22,14 @@ use datafusion::physical_plan::metrics::Time;
 use datafusion::physical_plan::repartition::BatchPartitioner;
 use oxidask_exec::Memory;
 
-/// A part of a slice is closed when it has this many bytes.
-const PART_BYTES_TARGET: usize = 1024 * 1024;
+use crate::memory::Taken;
+
+/// A part of a slice is closed before it has more bytes than this, unless one batch has. With what
+/// the allocator adds it stays below the size from which buffers are mapped one by one.
+const PART_BYTES_MAX: usize = 896 * 1024;
+
+/// The share of a part's room that may stay empty, as its divisor.
+const CLOSED_SPARE_SHARE: usize = 8;
 
 /// Rows that are encoded together.
 const ROWS_TARGET: usize = 8192;
@@ -54,31 +60,6 @@ pub(super) struct Written {
     pub(super) bytes: u64,
     /// Given back when the worker has taken the result.
     pub(super) taken: Taken,
-}
-
-/// Memory that is given back when this is dropped.
-pub(super) struct Taken {
-    memory: Arc<dyn Memory>,
-    bytes: u64,
-}
-
-impl Taken {
-    /// Nothing yet.
-    pub(super) fn new(memory: Arc<dyn Memory>) -> Self {
-        Self { memory, bytes: 0 }
-    }
-
-    /// Takes more.
-    pub(super) fn grow(&mut self, bytes: u64) {
-        self.memory.grow(bytes);
-        self.bytes += bytes;
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.memory.shrink(self.bytes);
-    }
 }
 
 #[derive(Default)]
@@ -140,8 +121,7 @@ impl SliceWriter {
             return Ok(());
         }
         self.rows += batch.num_rows() as u64;
-        let gathered_bytes =
-            GATHERED_BYTES_MAX.min(self.taken.memory.limit_bytes() / GATHERED_SHARE);
+        let gathered_bytes = GATHERED_BYTES_MAX.min(self.taken.limit_bytes() / GATHERED_SHARE);
         let rows_target = rows_target(&batch, self.buckets.len(), gathered_bytes);
         let mut grown = 0;
         match &mut self.partitioner {
@@ -230,9 +210,13 @@ impl Bucket {
             let before = writer.get_ref().len();
             writer.write(&batch)?;
             let buffer = writer.get_mut();
-            grown += (buffer.len() - before) as u64;
-            if buffer.len() >= PART_BYTES_TARGET {
-                self.parts.push(closed(std::mem::take(buffer)));
+            let batch_bytes = buffer.len() - before;
+            grown += batch_bytes as u64;
+            // The next batch will be about as large.
+            if buffer.len() + batch_bytes > PART_BYTES_MAX {
+                // A bucket that has filled one part will likely fill another.
+                let next = Vec::with_capacity(PART_BYTES_MAX.max(batch_bytes));
+                self.parts.push(closed(std::mem::replace(buffer, next)));
             }
             self.writer = Some(writer);
         }
@@ -262,10 +246,13 @@ impl Bucket {
     }
 }
 
-/// Bytes that take no more room than they have.
-fn closed(mut buffer: Vec<u8>) -> Bytes {
-    buffer.shrink_to_fit();
-    buffer.into()
+/// Bytes that take little more room than they have.
+fn closed(buffer: Vec<u8>) -> Bytes {
+    if buffer.capacity() - buffer.len() <= buffer.capacity() / CLOSED_SPARE_SHARE {
+        return buffer.into();
+    }
+    // Shrinking would leave the buffer where it is, with all of its room.
+    Bytes::copy_from_slice(&buffer)
 }
 
 /// The batch without text that its rows do not use.

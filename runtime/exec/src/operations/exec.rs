@@ -1,6 +1,7 @@
 //! `exec`: a program over files.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -15,12 +16,13 @@ use oxidask_store::{Payload, PayloadKind};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::output::{Captured, OUTPUT_BYTES_MAX, TAIL_LINES_MAX};
+use super::output::{OUTPUT_BYTES_MAX, TAIL_LINES_MAX};
 use super::process::{Ending, Finished, run};
 use super::wait::duration;
 use super::{blocking, cancelled, contiguous, noun, refused};
 use crate::catalogue::ExecArguments;
 use crate::guard::Guard;
+use crate::programs::MemoryEnd;
 use crate::{Program, TableToCsv, TaskContext, TaskError};
 
 /// Where relative locations of the manifest start: programs run in a folder of their own.
@@ -45,6 +47,13 @@ enum ExecError {
     TimedOut { program: String, seconds: f64 },
     #[error("the program `{program}` printed more than {} MiB and was ended", OUTPUT_BYTES_MAX >> 20)]
     Overflowed { program: String },
+    #[error(
+        "the program `{program}` was ended because memory ran out: it used {} of the worker's {}",
+        Size(end.program_bytes), Size(end.limit_bytes)
+    )]
+    EndedForMemory { program: String, end: MemoryEnd },
+    #[error("the system ended the program `{program}` with {status} because memory ran out")]
+    OutOfMemory { program: String, status: String },
     #[error("the working folder of the program `{program}` cannot be made")]
     Folder { program: String, source: io::Error },
     #[error("input {position} cannot be written to the working folder of the program `{program}`")]
@@ -61,6 +70,7 @@ impl Coded for ExecError {
             Self::NotFound { .. } | Self::Start { .. } | Self::Failed { .. } => Code::CommandFailed,
             Self::TimedOut { .. } => Code::TaskTimeout,
             Self::Overflowed { .. } => Code::LimitPassed,
+            Self::EndedForMemory { .. } | Self::OutOfMemory { .. } => Code::MemoryRanOut,
             Self::Folder { .. } | Self::Input { .. } => Code::WorkerDisk,
         }
     }
@@ -87,10 +97,13 @@ impl Coded for ExecError {
 
 impl ExecError {
     /// Another worker, or another time, may do better in each case.
-    fn into_task_error(self, errors: Option<&Captured>) -> TaskError {
+    fn into_task_error(self, finished: Option<&Finished>) -> TaskError {
         let mut diagnostic = Diagnostic::from_error(&self);
-        if let Some(errors) = errors {
-            let tail = errors.tail();
+        if let Some(finished) = finished {
+            for cause in memory_causes(&self, finished) {
+                diagnostic = diagnostic.with_cause(cause);
+            }
+            let tail = finished.errors.tail();
             diagnostic = diagnostic.with_cause(if tail.is_empty() {
                 "it printed nothing to standard error".to_owned()
             } else {
@@ -102,6 +115,28 @@ impl ExecError {
         }
         TaskError::retryable(diagnostic)
     }
+}
+
+/// What is known of the memory when a program failed.
+fn memory_causes(error: &ExecError, finished: &Finished) -> Vec<String> {
+    let mut causes = Vec::new();
+    if let ExecError::EndedForMemory { end, .. } = error {
+        let (used, limit) = (Size(end.used_bytes), Size(end.limit_bytes));
+        causes.push(format!("{used} of {limit} were used in all"));
+    }
+    let count = finished.out_of_memory_count;
+    if count > 0 && matches!(error, ExecError::Failed { .. }) {
+        causes.push(format!(
+            "while it ran, the system ended other processes because memory ran out ({count} in all)"
+        ));
+    }
+    if let Some(peak) = finished.peak_bytes {
+        causes.push(format!(
+            "it was seen to use at most {} of memory",
+            Size(peak)
+        ));
+    }
+    causes
 }
 
 impl Exec {
@@ -152,7 +187,7 @@ impl Exec {
         let folder = blocking(move || this.working_folder(&scratch_dir, &inputs)).await?;
         let limit = self.arguments.timeout_seconds.map(duration);
         let command = self.command(folder.path(), &context);
-        let finished = run(command, limit, &context.cancelled, Arc::clone(&self.guard)).await;
+        let finished = run(command, limit, &context, Arc::clone(&self.guard)).await;
         // Removing many files takes a while; what cannot be removed goes with the scratch folder.
         let removed = tokio::task::spawn_blocking(move || folder.close()).await;
         if !matches!(removed, Ok(Ok(()))) {
@@ -177,10 +212,16 @@ impl Exec {
             Ending::Exited(status) if status.success() => {
                 return Ok(Payload::new(PayloadKind::Bytes, finished.output.take()));
             }
-            Ending::Exited(status) => ExecError::Failed {
-                program,
-                status: described(*status),
-            },
+            Ending::Exited(status) => {
+                let was_killed = is_kill(*status) && finished.out_of_memory_count > 0;
+                let status = described(*status);
+                if was_killed {
+                    ExecError::OutOfMemory { program, status }
+                } else {
+                    ExecError::Failed { program, status }
+                }
+            }
+            Ending::Memory(end) => ExecError::EndedForMemory { program, end: *end },
             Ending::TimedOut => ExecError::TimedOut {
                 program,
                 seconds: self.arguments.timeout_seconds.unwrap_or_default(),
@@ -188,7 +229,7 @@ impl Exec {
             Ending::Overflowed => ExecError::Overflowed { program },
             Ending::Cancelled => return Err(cancelled()),
         };
-        Err(error.into_task_error(Some(&finished.errors)))
+        Err(error.into_task_error(Some(finished)))
     }
 
     /// Makes the folder and writes the inputs.
@@ -223,7 +264,7 @@ impl Exec {
                 PayloadKind::Bytes => write_parts(input, &mut file).map_err(failed)?,
                 PayloadKind::Value => write_value(input, &mut file).map_err(failed)?,
                 PayloadKind::Table => self.write_table(position, input, file)?,
-                kind @ (PayloadKind::Slices | PayloadKind::Graph) => {
+                kind @ (PayloadKind::Slices | PayloadKind::Graph | PayloadKind::Python) => {
                     let found = noun(kind);
                     return Err(refused(format!(
                         "`exec` cannot read input {position}: it is {found}"
@@ -280,6 +321,30 @@ fn described(status: ExitStatus) -> String {
     }
 }
 
+/// Whether it was killed, or is a shell whose last program was.
+fn is_kill(status: ExitStatus) -> bool {
+    const KILL: i32 = 9;
+    const SHELL_SAYS_KILL: i32 = 128 + KILL;
+    status.signal() == Some(KILL) || status.code() == Some(SHELL_SAYS_KILL)
+}
+
+/// Bytes as people read them.
+#[derive(Debug, Clone, Copy)]
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(&str, u32); 3] = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        let found = UNITS.iter().find(|(_, shift)| self.0 >> shift > 0);
+        let Some((unit, shift)) = found else {
+            return write!(f, "{} bytes", self.0);
+        };
+        // In tenths, without floating point.
+        let tenths = (u128::from(self.0) * 10) >> shift;
+        write!(f, "{}.{} {unit}", tenths / 10, tenths % 10)
+    }
+}
+
 /// Signals by which programs usually end.
 fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
@@ -287,6 +352,7 @@ fn signal_name(signal: i32) -> Option<&'static str> {
         2 => "SIGINT",
         4 => "SIGILL",
         6 => "SIGABRT",
+        7 => "SIGBUS",
         8 => "SIGFPE",
         9 => "SIGKILL",
         11 => "SIGSEGV",
@@ -303,5 +369,21 @@ impl Program for Exec {
         context: TaskContext,
     ) -> BoxFuture<'static, Result<Payload, TaskError>> {
         self.attempt(inputs, context).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_as_people_read_them() {
+        let text = |bytes| Size(bytes).to_string();
+        assert_eq!(text(0), "0 bytes");
+        assert_eq!(text(1_023), "1023 bytes");
+        assert_eq!(text(1_536), "1.5 KiB");
+        assert_eq!(text(96 << 20), "96.0 MiB");
+        assert_eq!(text((2 << 30) - 1), "1.9 GiB");
+        assert_eq!(text(u64::MAX), "17179869183.9 GiB");
     }
 }

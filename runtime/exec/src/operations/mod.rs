@@ -86,6 +86,7 @@ pub(crate) fn noun(kind: PayloadKind) -> &'static str {
         PayloadKind::Table => "a table",
         PayloadKind::Slices => "the output of a stage",
         PayloadKind::Graph => "a plan",
+        PayloadKind::Python => "a value of Python",
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use oxidask_logbook::{LINE_BYTES_MAX, Level, Line, Logbook, now_micros};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::sync::CancellationToken;
+
+use crate::programs::TaskName;
 
 /// Bytes of standard output that become a result.
 pub(super) const OUTPUT_BYTES_MAX: usize = 64 << 20;
@@ -66,10 +69,76 @@ pub(super) async fn capture(
     }
 }
 
-/// Reads to the end and keeps the end.
-pub(super) async fn capture_tail(mut from: impl AsyncRead + Unpin, into: Captured) {
+/// Where the lines of a program's standard error go, besides its task's failure.
+pub(super) struct LineLog {
+    logbook: Arc<Logbook>,
+    task: TaskName,
+    program: String,
+    /// The line that has not ended yet, as far as it is kept.
+    unfinished: Vec<u8>,
+}
+
+impl LineLog {
+    pub(super) fn new(logbook: Arc<Logbook>, task: TaskName, program: String) -> Self {
+        Self {
+            logbook,
+            task,
+            program,
+            unfinished: Vec::new(),
+        }
+    }
+
+    /// Takes in what was read. A carriage return ends a line too: bars of progress use it.
+    fn add(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+            let (line, is_whole) = match piece {
+                [line @ .., b'\n' | b'\r'] => (line, true),
+                line => (line, false),
+            };
+            // One more byte than fits tells the logbook that something is missing.
+            let room = (LINE_BYTES_MAX + 1).saturating_sub(self.unfinished.len());
+            self.unfinished
+                .extend_from_slice(&line[..line.len().min(room)]);
+            if is_whole {
+                self.end_line();
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        let text = String::from_utf8_lossy(&self.unfinished)
+            .trim_end()
+            .to_owned();
+        self.unfinished.clear();
+        if !text.is_empty() {
+            self.logbook.add(Line {
+                time_micros: now_micros(),
+                level: Level::Err,
+                target: self.program.clone(),
+                text,
+                graph: self.task.graph.to_string(),
+                key: self.task.key.to_string(),
+                attempt: self.task.attempt,
+            });
+        }
+    }
+}
+
+impl Drop for LineLog {
+    fn drop(&mut self) {
+        self.end_line();
+    }
+}
+
+/// Reads to the end, keeps the end, and logs each line.
+pub(super) async fn capture_tail(
+    mut from: impl AsyncRead + Unpin,
+    into: Captured,
+    mut log: LineLog,
+) {
     let mut block = vec![0; READ_BYTES];
     while let Ok(count @ 1..) = from.read(&mut block).await {
+        log.add(&block[..count]);
         into.with(|bytes| {
             bytes.extend_from_slice(&block[..count]);
             if bytes.len() > TAIL_BYTES_MAX {
@@ -81,20 +150,52 @@ pub(super) async fn capture_tail(mut from: impl AsyncRead + Unpin, into: Capture
 
 #[cfg(test)]
 mod tests {
+    use oxidask_logbook::{Bounds, Cursor};
+
     use super::*;
+
+    fn log(logbook: &Arc<Logbook>) -> LineLog {
+        let task = TaskName {
+            graph: 7,
+            key: "a".into(),
+            attempt: 2,
+        };
+        LineLog::new(Arc::clone(logbook), task, "sort".to_owned())
+    }
+
+    #[tokio::test]
+    async fn lines_are_logged_with_their_task() {
+        let logbook = Arc::default();
+        let long = "x".repeat(3 * LINE_BYTES_MAX);
+        let text = format!("one\r\n\n 50 %\r100 %\n{long}\nno end");
+        capture_tail(text.as_bytes(), Captured::default(), log(&logbook)).await;
+        let bounds = Bounds {
+            items_max: 100,
+            bytes_max: 100_000,
+        };
+        let lines = logbook.take(&mut Cursor::default(), bounds).lines;
+        let texts: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(texts[..3], ["one", " 50 %", "100 %"]);
+        assert!(texts[3].starts_with("xxx") && texts[3].ends_with('…'));
+        assert_eq!(texts[4..], ["no end"]);
+        let first = &lines[0];
+        assert_eq!((first.graph.as_str(), first.key.as_str()), ("7", "a"));
+        assert_eq!((first.attempt, first.target.as_str()), (2, "sort"));
+        assert_eq!(first.level, Level::Err);
+    }
 
     #[tokio::test]
     async fn keeps_the_last_lines_without_escapes() {
-        let captured = Captured::default();
+        let (captured, logbook) = (Captured::default(), Arc::default());
         let lines: Vec<_> = (0..10_000)
             .map(|i| format!("line {i}\x1b[1m\r\n"))
             .collect();
         let text = lines.concat();
-        capture_tail(text.as_bytes(), captured.clone()).await;
+        capture_tail(text.as_bytes(), captured.clone(), log(&logbook)).await;
         let tail = captured.tail();
         assert_eq!(tail.lines().count(), TAIL_LINES_MAX);
         assert_eq!(tail.lines().last(), Some("line 9999[1m"));
-        capture_tail(&b"caf\xff\n"[..], captured.clone()).await;
+        capture_tail(&b"caf\xff\n"[..], captured.clone(), log(&logbook)).await;
         assert_eq!(captured.tail().lines().last(), Some("caf\u{fffd}"));
         assert_eq!(Captured::default().tail(), "");
     }

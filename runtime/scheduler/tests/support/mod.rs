@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -24,13 +24,16 @@ use oxidask_identity::Role;
 use oxidask_pki::Authority;
 use oxidask_proto::wire::scheduler_client::SchedulerClient;
 use oxidask_proto::{MESSAGE_BYTES_MAX, hello, wire};
-use oxidask_scheduler::{SchedulerConfig, SchedulerError, serve};
-use tokio::net::TcpListener;
+use oxidask_scheduler::{
+    HttpTokens, JournalConfig, LogTap, SchedulerConfig, SchedulerError, serve,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Streaming;
 use tonic::transport::Channel;
 
@@ -46,27 +49,69 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
+        Self::start_with(CoreConfig::default()).await
+    }
+
+    /// Waits until the scheduler says so of a worker.
+    pub(crate) async fn until_standing(&self, name: &str, standing: Option<wire::Standing>) {
+        let mut client = self.connect(Role::Client).await;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = client.status(wire::StatusRequest {}).await.unwrap();
+            let workers = status.into_inner().workers;
+            let found = workers.iter().find(|worker| worker.name == name);
+            if found.map(wire::WorkerStatus::standing) == standing {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{name}: {found:?}, not {standing:?}"
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// A scheduler with settings of its own.
+    pub(crate) async fn start_with(core: CoreConfig) -> Self {
+        Self::start_kept(core, None).await
+    }
+
+    /// A scheduler with a journal.
+    pub(crate) async fn start_kept(core: CoreConfig, journal: Option<JournalConfig>) -> Self {
         install_crypto_provider();
         let authority = Authority::new("local", "test").unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let http_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("oxidask://{}", listener.local_addr().unwrap());
-        let http = http_listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let config = SchedulerConfig {
-            listener,
-            http_listener: Some(http_listener),
-            credentials: credentials(&authority, Role::Scheduler),
-            core: CoreConfig::default(),
-        };
-        let serving = tokio::spawn(serve(config, shutdown.clone()));
+        let started = start(&authority, core, journal, shutdown.clone()).await;
         Self {
             authority,
-            address,
-            http,
+            address: started.0,
+            http: started.1,
             shutdown,
-            serving,
+            serving: started.2,
         }
+    }
+
+    /// A scheduler whose HTTP port lets those in who have a token.
+    pub(crate) async fn start_with_tokens(http_tokens: HttpTokens) -> Self {
+        install_crypto_provider();
+        let authority = Authority::new("local", "test").unwrap();
+        let shutdown = CancellationToken::new();
+        let core = CoreConfig::default();
+        let started = start_guarded(&authority, core, None, shutdown.clone(), http_tokens).await;
+        Self {
+            authority,
+            address: started.0,
+            http: started.1,
+            shutdown,
+            serving: started.2,
+        }
+    }
+
+    /// Ends the scheduler without a goodbye, and starts another one for the same workers and clients.
+    pub(crate) async fn replace(&mut self, core: CoreConfig, journal: Option<JournalConfig>) {
+        self.serving.abort();
+        let started = start(&self.authority, core, journal, self.shutdown.clone()).await;
+        (self.address, self.http, self.serving) = started;
     }
 
     pub(crate) fn credentials(&self, role: Role) -> Credentials {
@@ -82,6 +127,40 @@ impl Cluster {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
+}
+
+type Serving = JoinHandle<Result<(), SchedulerError>>;
+
+async fn start(
+    authority: &Authority,
+    core: CoreConfig,
+    journal: Option<JournalConfig>,
+    shutdown: CancellationToken,
+) -> (String, SocketAddr, Serving) {
+    start_guarded(authority, core, journal, shutdown, HttpTokens::default()).await
+}
+
+async fn start_guarded(
+    authority: &Authority,
+    core: CoreConfig,
+    journal: Option<JournalConfig>,
+    shutdown: CancellationToken,
+    http_tokens: HttpTokens,
+) -> (String, SocketAddr, Serving) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let http_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("oxidask://{}", listener.local_addr().unwrap());
+    let http = http_listener.local_addr().unwrap();
+    let config = SchedulerConfig {
+        listener,
+        http_listener: Some(http_listener),
+        credentials: credentials(authority, Role::Scheduler),
+        core,
+        journal,
+        http_tokens,
+        log_tap: LogTap::default(),
+    };
+    (address, http, tokio::spawn(serve(config, shutdown)))
 }
 
 pub(crate) fn credentials(authority: &Authority, role: Role) -> Credentials {
@@ -118,8 +197,46 @@ pub(crate) struct ScriptedWorker {
     pub(crate) sender: mpsc::Sender<wire::WorkerBatch>,
     pub(crate) inbound: Streaming<wire::WorkBatch>,
     pub(crate) data_address: String,
+    /// What it said first.
+    pub(crate) hello: wire::WorkerHello,
+    /// Whether it may keep what it has.
+    pub(crate) is_resumed: bool,
+    /// Says something twice a second, but no heartbeat.
+    pub(crate) beats: JoinHandle<()>,
+    /// Its data plane ends with it.
+    process: Arc<DropGuard>,
     /// The first message: it may hold orders already.
-    first: Option<wire::WorkBatch>,
+    pub(crate) first: Option<wire::WorkBatch>,
+}
+
+/// A worker whose stream is over while its process lives.
+pub(crate) struct CutWorker {
+    pub(crate) number: u32,
+    pub(crate) hello: wire::WorkerHello,
+    pub(crate) results: Results,
+    pub(crate) incarnation: u64,
+    process: Arc<DropGuard>,
+}
+
+impl CutWorker {
+    /// Connects again and says who it was.
+    pub(crate) async fn come_back(self, cluster: &Cluster) -> ScriptedWorker {
+        let incarnation = self.incarnation;
+        self.come_back_from(cluster, incarnation).await
+    }
+
+    /// The same, of a scheduler that was there before.
+    pub(crate) async fn come_back_from(
+        mut self,
+        cluster: &Cluster,
+        incarnation: u64,
+    ) -> ScriptedWorker {
+        self.hello.former = self.number;
+        self.hello.hello.as_mut().unwrap().incarnation = incarnation;
+        let parts = (self.results, self.process);
+        let worker = ScriptedWorker::connect(cluster, self.hello, parts).await;
+        worker.expect("the worker is accepted")
+    }
 }
 
 impl ScriptedWorker {
@@ -130,29 +247,49 @@ impl ScriptedWorker {
     }
 
     pub(crate) async fn try_join(cluster: &Cluster, name: &str) -> Result<Self, wire::Fault> {
-        let results = Results::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let data_address = listener.local_addr().unwrap().to_string();
-        let credentials = cluster.credentials(Role::Worker);
-        let source = Arc::new(results.clone());
-        tokio::spawn(serve_bulk(
-            listener,
-            credentials,
-            source,
-            cluster.shutdown.clone(),
-        ));
-        let (sender, receiver) = mpsc::channel(16);
-        let worker_hello = wire::WorkerHello {
+        Self::try_join_as(cluster, Self::hello(name)).await
+    }
+
+    /// What a worker says of itself, apart from its address.
+    pub(crate) fn hello(name: &str) -> wire::WorkerHello {
+        wire::WorkerHello {
             hello: Some(hello::hello()),
             name: name.to_owned(),
             group: "default".to_owned(),
             slots: 1,
             memory_bytes: 1 << 30,
-            data_address: data_address.clone(),
             ..wire::WorkerHello::default()
-        };
+        }
+    }
+
+    pub(crate) async fn join_as(cluster: &Cluster, hello: wire::WorkerHello) -> Self {
+        let worker = Self::try_join_as(cluster, hello).await;
+        worker.expect("the worker is accepted")
+    }
+
+    async fn try_join_as(
+        cluster: &Cluster,
+        mut hello: wire::WorkerHello,
+    ) -> Result<Self, wire::Fault> {
+        let results = Results::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        hello.data_address = listener.local_addr().unwrap().to_string();
+        let credentials = cluster.credentials(Role::Worker);
+        let source = Arc::new(results.clone());
+        let process = cluster.shutdown.child_token();
+        tokio::spawn(serve_bulk(listener, credentials, source, process.clone()));
+        let process = Arc::new(process.drop_guard());
+        Self::connect(cluster, hello, (results, process)).await
+    }
+
+    async fn connect(
+        cluster: &Cluster,
+        hello: wire::WorkerHello,
+        (results, process): (Results, Arc<DropGuard>),
+    ) -> Result<Self, wire::Fault> {
+        let (sender, receiver) = mpsc::channel(16);
         let first = wire::WorkerBatch {
-            hello: Some(worker_hello),
+            hello: Some(hello.clone()),
             ..Default::default()
         };
         sender.send(first).await.unwrap();
@@ -175,7 +312,13 @@ impl ScriptedWorker {
             return Err(fault);
         }
         assert!(first.hello.is_some());
+        let beats = tokio::spawn(beat(sender.downgrade()));
+        let data_address = hello.data_address.clone();
         let mut worker = Self {
+            hello,
+            process,
+            beats,
+            is_resumed: first.is_resumed,
             number: first.worker,
             peers: HashMap::new(),
             bodies: HashMap::new(),
@@ -191,6 +334,87 @@ impl ScriptedWorker {
         Ok(worker)
     }
 
+    /// Its stream is over, its process lives.
+    pub(crate) fn cut(self) -> CutWorker {
+        let first = self.first.as_ref().and_then(|first| first.hello.as_ref());
+        CutWorker {
+            number: self.number,
+            incarnation: first.map_or(0, |hello| hello.incarnation),
+            hello: self.hello,
+            results: self.results,
+            process: self.process,
+        }
+    }
+
+    /// Connects once more while the first stream is there.
+    pub(crate) async fn second_stream(&self, cluster: &Cluster, hello: wire::WorkerHello) -> Self {
+        let parts = (self.results.clone(), Arc::clone(&self.process));
+        let worker = Self::connect(cluster, hello, parts).await;
+        worker.expect("the worker is accepted")
+    }
+
+    /// Results it holds, for an inventory.
+    pub(crate) fn holding(tasks: &[(u32, u32, u64)]) -> wire::Inventory {
+        wire::Inventory {
+            held_graph: tasks.iter().map(|task| task.0).collect(),
+            held_task: tasks.iter().map(|task| task.1).collect(),
+            held_bytes: tasks.iter().map(|task| task.2).collect(),
+            is_last: true,
+            ..wire::Inventory::default()
+        }
+    }
+
+    pub(crate) async fn send_inventory(&self, inventory: wire::Inventory) {
+        let inventory = Some(inventory);
+        self.send(wire::WorkerBatch {
+            inventory,
+            ..Default::default()
+        })
+        .await;
+    }
+
+    /// The next message that is as it should be.
+    pub(crate) async fn until(
+        &mut self,
+        what: impl Fn(&wire::WorkBatch) -> bool,
+    ) -> wire::WorkBatch {
+        let waiting = async {
+            loop {
+                let batch = self.next().await;
+                if what(&batch) {
+                    return batch;
+                }
+            }
+        };
+        timeout(PATIENCE, waiting)
+            .await
+            .expect("what is waited for comes")
+    }
+
+    /// Nothing comes for a while that is as it should not be.
+    pub(crate) async fn never(&mut self, time: Duration, what: impl Fn(&wire::WorkBatch) -> bool) {
+        let waiting = async {
+            while let Ok(Some(batch)) = self.inbound.message().await {
+                self.note(&batch);
+                assert!(!what(&batch), "{batch:?}");
+            }
+        };
+        let _ = timeout(time, waiting).await;
+    }
+
+    /// Says that it runs the task.
+    pub(crate) async fn start(&self, assign: &wire::Assign) {
+        let started = wire::Report {
+            outcome: Some(wire::report::Outcome::Started(wire::Empty {})),
+            ..Self::finished(assign, 0)
+        };
+        self.send(wire::WorkerBatch {
+            reports: vec![started],
+            ..Default::default()
+        })
+        .await;
+    }
+
     fn note(&mut self, batch: &wire::WorkBatch) {
         for peer in &batch.peers {
             self.peers.insert(peer.worker, peer.data_address.clone());
@@ -204,8 +428,14 @@ impl ScriptedWorker {
 
     /// The next message from the scheduler.
     pub(crate) async fn next(&mut self) -> wire::WorkBatch {
-        if let Some(first) = self.first.take_if(|first| !first.orders.is_empty()) {
-            return first;
+        if let Some(first) = self.first.as_mut()
+            && !first.orders.is_empty()
+        {
+            let orders = std::mem::take(&mut first.orders);
+            return wire::WorkBatch {
+                orders,
+                ..Default::default()
+            };
         }
         let batch = timeout(PATIENCE, self.inbound.message())
             .await
@@ -220,14 +450,7 @@ impl ScriptedWorker {
     pub(crate) async fn assigned(&mut self) -> Vec<wire::Assign> {
         loop {
             let batch = self.next().await;
-            let assigned: Vec<_> = batch
-                .orders
-                .into_iter()
-                .filter_map(|order| match order.order {
-                    Some(wire::order::Order::Assign(assign)) => Some(assign),
-                    _ => None,
-                })
-                .collect();
+            let assigned = assignments(batch);
             if !assigned.is_empty() {
                 return assigned;
             }
@@ -305,17 +528,12 @@ impl ScriptedWorker {
     /// Runs whatever comes: the result of a task is its body.
     pub(crate) fn run(mut self) -> JoinHandle<()> {
         tokio::spawn(async move {
+            // Its process ends with its stream.
+            let _process = Arc::clone(&self.process);
             let mut next = self.first.take();
             while let Some(batch) = next {
                 self.note(&batch);
-                let assigned: Vec<_> = batch
-                    .orders
-                    .into_iter()
-                    .filter_map(|order| match order.order {
-                        Some(wire::order::Order::Assign(assign)) => Some(assign),
-                        _ => None,
-                    })
-                    .collect();
+                let assigned = assignments(batch);
                 let bodies: HashMap<u32, Bytes> = assigned
                     .iter()
                     .map(|assign| (assign.task, self.body(assign)))
@@ -325,6 +543,16 @@ impl ScriptedWorker {
                 next = self.inbound.message().await.ok().flatten();
             }
         })
+    }
+}
+
+async fn beat(sender: mpsc::WeakSender<wire::WorkerBatch>) {
+    loop {
+        sleep(Duration::from_millis(500)).await;
+        match sender.upgrade() {
+            Some(sender) if sender.send(wire::WorkerBatch::default()).await.is_ok() => {}
+            _ => return,
+        }
     }
 }
 
@@ -339,6 +567,7 @@ pub(crate) struct Session {
     pub(crate) progress: Vec<wire::Progress>,
     pub(crate) failures: Vec<wire::TaskFailure>,
     pub(crate) refused: Vec<wire::GraphRefused>,
+    pub(crate) accepted: Vec<u32>,
     pub(crate) is_done: bool,
 }
 
@@ -348,6 +577,7 @@ impl Session {
         let (sender, receiver) = mpsc::channel(4);
         let open = Some(wire::OpenGraph {
             name: name.to_owned(),
+            ..wire::OpenGraph::default()
         });
         let first = wire::ClientBatch {
             hello: Some(hello::hello()),
@@ -385,6 +615,7 @@ impl Session {
             progress: Vec::new(),
             failures: Vec::new(),
             refused: Vec::new(),
+            accepted: Vec::new(),
             is_done: false,
         };
         session.note(rest);
@@ -399,6 +630,8 @@ impl Session {
         self.progress.extend(batch.progress);
         self.failures.extend(batch.failures);
         self.refused.extend(batch.refused);
+        let accepted = batch.accepted.into_iter().map(|chunk| chunk.number);
+        self.accepted.extend(accepted);
         self.is_done |= batch.done.contains(&self.graph);
     }
 
@@ -467,7 +700,10 @@ impl Session {
             .collect();
         let reply = self
             .scheduler
-            .fetch(wire::FetchRequest { tasks })
+            .fetch(wire::FetchRequest {
+                tasks,
+                ..Default::default()
+            })
             .await
             .unwrap();
         reply.into_inner()
@@ -511,4 +747,29 @@ impl Fetched {
         }
         fetched
     }
+}
+
+/// The assignments of a message.
+pub(crate) fn assignments(batch: wire::WorkBatch) -> Vec<wire::Assign> {
+    let orders = batch.orders.into_iter().filter_map(|order| order.order);
+    let assigned = orders.filter_map(|order| match order {
+        wire::order::Order::Assign(assign) => Some(assign),
+        _ => None,
+    });
+    assigned.collect()
+}
+
+/// The text of `/metrics`.
+pub(crate) async fn metrics(cluster: &Cluster) -> String {
+    get(cluster, "/metrics").await
+}
+
+/// What the HTTP port answers.
+pub(crate) async fn get(cluster: &Cluster, path: &str) -> String {
+    let mut stream = TcpStream::connect(cluster.http).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }

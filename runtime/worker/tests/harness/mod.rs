@@ -1,6 +1,8 @@
 //! A scheduler that does what a test says, and real workers, over real TLS.
 #![allow(dead_code, unused_imports, reason = "each test program uses a part")]
 
+mod doer;
+mod proxy;
 mod streaming;
 
 use std::io::{Read, Write};
@@ -11,27 +13,32 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use oxidask_comm::{BulkPool, Credentials, incoming, install_crypto_provider, server};
+use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_exec::{Body, Builtin, Executor, Program, TaskContext, TaskError};
 use oxidask_identity::Role;
+use oxidask_logbook::Logbook;
 use oxidask_pki::Authority;
 use oxidask_proto::wire::report::Outcome;
 use oxidask_proto::wire::scheduler_server::{Scheduler, SchedulerServer};
 use oxidask_proto::{MESSAGE_BYTES_MAX, hello, wire};
 use oxidask_store::Payload;
-use oxidask_worker::{Listeners, WorkerConfig, WorkerError, serve};
+use oxidask_worker::{Ends, Listeners, MemoryThresholds, WorkerConfig, WorkerError, serve_until};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+pub(crate) use proxy::Proxy;
 pub(crate) use streaming::slice_content;
 
 pub(crate) const GRAPH: u32 = 1;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Of the fake scheduler, unless a test says otherwise.
+pub(crate) const INCARNATION: u64 = 77;
 const DAY: Duration = Duration::from_hours(24);
 
 /// A worker as the scheduler sees it.
@@ -42,8 +49,17 @@ pub(crate) struct Joined {
     pub(crate) reports: Vec<wire::Report>,
     pub(crate) copies_added: Vec<u32>,
     pub(crate) copies_missing: Vec<(u32, u32)>,
+    pub(crate) copies_failed: Vec<u32>,
     pub(crate) heartbeat: Option<wire::Heartbeat>,
-    pub(crate) is_drained: bool,
+    pub(crate) is_paused: Option<bool>,
+    pub(crate) log_lines: Vec<wire::LogLine>,
+    pub(crate) command_results: Vec<wire::CommandResult>,
+    /// Parts of inventories, each with the number of reports that came before it.
+    pub(crate) inventory: Vec<(wire::Inventory, usize)>,
+    /// Each time the worker asked to leave.
+    pub(crate) leaving_ms: Vec<u64>,
+    /// Whether the worker has closed its side in good order.
+    pub(crate) has_ended: bool,
     /// Batches that carried reports.
     pub(crate) batches_count: usize,
 }
@@ -54,13 +70,55 @@ impl Joined {
     }
 
     pub(crate) async fn welcome(&self, worker: u32) {
-        let hello = Some(hello::hello());
+        self.answer(worker, INCARNATION, false).await;
+    }
+
+    /// Accepts a worker that comes back: it keeps what it has.
+    pub(crate) async fn welcome_back(&self, worker: u32) {
+        self.answer(worker, INCARNATION, true).await;
+    }
+
+    pub(crate) async fn answer(&self, worker: u32, incarnation: u64, is_resumed: bool) {
+        let hello = Some(wire::Hello {
+            incarnation,
+            epoch: 1,
+            ..hello::hello()
+        });
         self.send(wire::WorkBatch {
             hello,
             worker,
+            is_resumed,
             ..wire::WorkBatch::default()
         })
         .await;
+    }
+
+    /// The next whole inventory: results, attempts that run, attempts that wait; and how many
+    /// reports came before it.
+    pub(crate) async fn whole_inventory(&mut self) -> (Whole, usize) {
+        let is_whole = |joined: &Self| {
+            joined
+                .inventory
+                .last()
+                .is_some_and(|(part, _)| part.is_last)
+        };
+        self.until("the inventory", is_whole).await;
+        let told = self.inventory[0].1;
+        let mut whole = Whole::default();
+        let number = |attempt: &wire::AttemptId| attempt.task.unwrap().task;
+        for (part, _) in self.inventory.drain(..) {
+            let held = part.held_task.iter().copied().zip(part.held_bytes);
+            whole.held.extend(held);
+            whole.running.extend(part.running.iter().map(number));
+            whole.queued.extend(part.queued.iter().map(number));
+            whole.parts += 1;
+        }
+        (whole, told)
+    }
+
+    /// The stream breaks, and nobody says why.
+    pub(crate) fn vanish(self) {
+        drop(self);
     }
 
     pub(crate) async fn order(&self, orders: impl IntoIterator<Item = wire::order::Order>) {
@@ -73,6 +131,20 @@ impl Joined {
             ..wire::WorkBatch::default()
         })
         .await;
+    }
+
+    /// To a stream that may be gone.
+    pub(crate) async fn try_order(
+        &self,
+        orders: impl IntoIterator<Item = wire::order::Order>,
+    ) -> bool {
+        let orders = orders.into_iter();
+        let orders = orders.map(|order| wire::Order { order: Some(order) });
+        let batch = wire::WorkBatch {
+            orders: orders.collect(),
+            ..wire::WorkBatch::default()
+        };
+        self.orders.as_ref().unwrap().send(Ok(batch)).await.is_ok()
     }
 
     pub(crate) async fn introduce(&self, peer: u32, address: SocketAddr) {
@@ -93,12 +165,19 @@ impl Joined {
 
     /// Takes in what the worker says until it is so.
     pub(crate) async fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let start = std::time::Instant::now();
         while !is_so(self) {
+            // Beats come for ever.
+            assert!(start.elapsed() < 2 * PATIENCE, "never came: {what}");
             let batch = timeout(PATIENCE, self.batches.message()).await;
             let Ok(batch) = batch else {
                 panic!("never came: {what}; so far {:?}", self.reports)
             };
-            let batch = batch.unwrap().expect("the worker is still there");
+            let Some(batch) = batch.unwrap() else {
+                self.has_ended = true;
+                assert!(is_so(self), "the worker has ended; never came: {what}");
+                return;
+            };
             self.batches_count += usize::from(!batch.reports.is_empty());
             self.reports.extend(batch.reports);
             let number = |id: wire::TaskId| id.task;
@@ -107,8 +186,16 @@ impl Joined {
             let missing = batch.copies_missing.into_iter();
             self.copies_missing
                 .extend(missing.map(|copy| (copy.task.unwrap().task, copy.worker)));
-            self.heartbeat = batch.heartbeat.or(self.heartbeat);
-            self.is_drained |= batch.is_drained;
+            self.heartbeat = batch.heartbeat.or_else(|| self.heartbeat.take());
+            self.is_paused = batch.is_paused.or(self.is_paused);
+            self.log_lines.extend(batch.log_lines);
+            self.command_results.extend(batch.command_results);
+            let failed = batch.copies_failed.into_iter().map(number);
+            self.copies_failed.extend(failed);
+            let told = self.reports.len();
+            self.inventory
+                .extend(batch.inventory.map(|part| (part, told)));
+            self.leaving_ms.extend(batch.leaving_ms);
         }
     }
 
@@ -142,7 +229,12 @@ impl Joined {
 
     fn find_end(&self, task: u32) -> Option<Outcome> {
         self.outcomes(task)
-            .find(|outcome| !matches!(outcome, Outcome::Started(_)))
+            .find(|outcome| {
+                !matches!(
+                    outcome,
+                    Outcome::Started(_) | Outcome::Seceded(_) | Outcome::Rejoined(_)
+                )
+            })
             .cloned()
     }
 
@@ -153,6 +245,16 @@ impl Joined {
             .filter(of_task)
             .map(|report| report.outcome.as_ref().unwrap())
     }
+}
+
+/// An inventory, put together.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Whole {
+    /// Results and their sizes.
+    pub(crate) held: std::collections::BTreeMap<u32, u64>,
+    pub(crate) running: Vec<u32>,
+    pub(crate) queued: Vec<u32>,
+    pub(crate) parts: usize,
 }
 
 struct Fake {
@@ -167,6 +269,7 @@ impl Scheduler for Fake {
     type SessionStream = Replies<wire::SessionBatch>;
     type FetchStream = Replies<wire::FetchChunk>;
     type TelemetryStream = Replies<wire::TelemetryReply>;
+    type LogsStream = Replies<wire::LogsReply>;
 
     async fn work(
         &self,
@@ -184,8 +287,14 @@ impl Scheduler for Fake {
                 reports: Vec::new(),
                 copies_added: Vec::new(),
                 copies_missing: Vec::new(),
+                copies_failed: Vec::new(),
                 heartbeat: None,
-                is_drained: false,
+                is_paused: None,
+                log_lines: Vec::new(),
+                command_results: Vec::new(),
+                inventory: Vec::new(),
+                leaving_ms: Vec::new(),
+                has_ended: false,
                 batches_count: 0,
             };
             let _ = joined.send(worker).await;
@@ -221,6 +330,27 @@ impl Scheduler for Fake {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn worker_ended(
+        &self,
+        _: Request<wire::WorkerEndedRequest>,
+    ) -> Result<Response<wire::WorkerEndedReply>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn explain(
+        &self,
+        _: Request<wire::ExplainRequest>,
+    ) -> Result<Response<wire::ExplainReply>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn logs(
+        &self,
+        _: Request<wire::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn telemetry(
         &self,
         _: Request<wire::TelemetryRequest>,
@@ -232,7 +362,7 @@ impl Scheduler for Fake {
 /// A scheduler that does what the test says.
 pub(crate) struct Cluster {
     authority: Authority,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     joined: mpsc::Receiver<Joined>,
     stop: CancellationToken,
 }
@@ -242,8 +372,15 @@ pub(crate) struct Settings {
     pub(crate) slots: u32,
     pub(crate) memory_bytes: u64,
     pub(crate) reconnect_time: Duration,
+    /// Where the scheduler is; otherwise where it really is.
+    pub(crate) scheduler: Option<SocketAddr>,
+    /// For leaving in order.
+    pub(crate) grace: Duration,
     pub(crate) spill_bytes_max: u64,
     pub(crate) spill_dir: Option<std::path::PathBuf>,
+    pub(crate) memory_thresholds: MemoryThresholds,
+    pub(crate) system_dir: std::path::PathBuf,
+    pub(crate) logbook: Arc<Logbook>,
 }
 
 impl Settings {
@@ -253,8 +390,22 @@ impl Settings {
             slots,
             memory_bytes,
             reconnect_time: Duration::ZERO,
+            scheduler: None,
+            grace: PATIENCE,
             spill_bytes_max: 0,
             spill_dir: None,
+            // The tests of one program share a process, and so its memory.
+            memory_thresholds: MemoryThresholds::OFF,
+            system_dir: "/".into(),
+            logbook: Arc::default(),
+        }
+    }
+
+    /// No disk, and patience.
+    pub(crate) fn patient(slots: u32) -> Self {
+        Self {
+            reconnect_time: PATIENCE,
+            ..Self::new(slots, 1 << 30)
         }
     }
 
@@ -270,6 +421,7 @@ impl Settings {
 pub(crate) struct Worker {
     pub(crate) serving: JoinHandle<Result<(), WorkerError>>,
     pub(crate) stop: CancellationToken,
+    pub(crate) leave: CancellationToken,
     pub(crate) data: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) scratch: TempDir,
@@ -337,7 +489,11 @@ impl Cluster {
         self.spawn_as(settings, None).await
     }
 
-    async fn spawn_as(&self, settings: Settings, advertise_address: Option<&str>) -> Worker {
+    pub(crate) async fn spawn_as(
+        &self,
+        settings: Settings,
+        advertise_address: Option<&str>,
+    ) -> Worker {
         let Settings {
             slots,
             memory_bytes,
@@ -350,7 +506,7 @@ impl Cluster {
         let http = http_listener.local_addr().unwrap();
         let scratch = TempDir::new().unwrap();
         let config = WorkerConfig {
-            scheduler_address: format!("oxidask://{}", self.address),
+            scheduler_address: format!("oxidask://{}", settings.scheduler.unwrap_or(self.address)),
             name: "w".into(),
             group: "default".into(),
             pod_uid: String::new(),
@@ -358,6 +514,9 @@ impl Cluster {
             slots,
             resources: vec![("gpu".into(), 1)],
             memory_bytes,
+            memory_thresholds: settings.memory_thresholds,
+            system_dir: settings.system_dir,
+            logbook: settings.logbook,
             advertise_address: advertise_address.map_or_else(|| data.to_string(), str::to_owned),
             reconnect_time,
             base_dir: scratch.path().into(),
@@ -373,6 +532,7 @@ impl Cluster {
                 Arc::new(Builtin::new()),
                 Arc::new(Odd),
                 Arc::new(streaming::Streaming),
+                Arc::new(doer::Doer::default()),
             ],
         };
         let stop = CancellationToken::new();
@@ -380,10 +540,17 @@ impl Cluster {
             data: data_listener,
             http: Some(http_listener),
         };
-        let serving = tokio::spawn(serve(config, listeners, stop.clone()));
+        let leave = CancellationToken::new();
+        let ends = Ends {
+            shutdown: stop.clone(),
+            leave: leave.clone(),
+            grace: settings.grace,
+        };
+        let serving = tokio::spawn(serve_until(config, listeners, ends));
         Worker {
             serving,
             stop,
+            leave,
             data,
             http,
             scratch,
@@ -395,6 +562,11 @@ impl Cluster {
             .await
             .unwrap()
             .unwrap()
+    }
+
+    /// A patient worker that is accepted as this number.
+    pub(crate) async fn join_patient(&mut self, worker: u32, slots: u32) -> (Worker, Joined) {
+        self.join_as(worker, Settings::patient(slots)).await
     }
 
     /// A worker that is accepted as this number.
@@ -496,11 +668,26 @@ enum OddProgram {
     PanicAtOnce,
     /// Leaves a file in its folder and holds its slot until it is cancelled.
     Litter,
+    /// Takes so much from the account and holds it until it is cancelled.
+    Hoard(u64),
+    /// Gives its slot to others until one of them signals.
+    Secede,
+    Signal,
 }
+
+static SIGNAL: Notify = Notify::const_new();
 
 impl Executor for Odd {
     fn operations(&self) -> &'static [&'static str] {
-        &["panic", "panic_at_once", "panic_in_prepare", "litter"]
+        &[
+            "panic",
+            "panic_at_once",
+            "panic_in_prepare",
+            "litter",
+            "hoard",
+            "secede",
+            "signal",
+        ]
     }
 
     fn prepare(&self, body: &Body) -> Result<Arc<dyn Program>, TaskError> {
@@ -508,6 +695,9 @@ impl Executor for Odd {
             "panic" => OddProgram::Panic,
             "panic_at_once" => OddProgram::PanicAtOnce,
             "litter" => OddProgram::Litter,
+            "hoard" => OddProgram::Hoard(body.args["bytes"].as_u64().unwrap()),
+            "secede" => OddProgram::Secede,
+            "signal" => OddProgram::Signal,
             other => panic!("odd {other}"),
         }))
     }
@@ -529,6 +719,25 @@ impl Program for OddProgram {
         async move {
             if let Self::Panic = *self {
                 panic!("odd {}", 2);
+            }
+            if let Self::Secede = *self {
+                context.slot.leave();
+                tokio::select! {
+                    () = SIGNAL.notified() => {}
+                    () = context.cancelled.cancelled() => {}
+                }
+                context.slot.take_back();
+                return Ok(Payload::null());
+            }
+            if let Self::Signal = *self {
+                SIGNAL.notify_one();
+                return Ok(Payload::null());
+            }
+            if let Self::Hoard(bytes) = *self {
+                context.memory.grow(bytes);
+                context.cancelled.cancelled().await;
+                let error = Diagnostic::new(Code::GraphCancelled, "cancelled");
+                return Err(TaskError::retryable(error));
             }
             std::fs::create_dir_all(&context.scratch_dir).unwrap();
             std::fs::write(context.scratch_dir.join("litter"), b"x").unwrap();
