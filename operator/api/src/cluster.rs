@@ -5,6 +5,7 @@
 //! `validate`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -183,6 +184,17 @@ pub struct Autoscale {
     pub minimum: u32,
     /// Never more workers.
     pub maximum: u32,
+    /// Seconds for which fewer workers must be enough before there are fewer; 15 if absent, and
+    /// never less than pods took to start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_down_window_seconds: Option<u32>,
+    /// Seconds of work that each worker should have at most; 5 if absent. The smallest one of a
+    /// cluster counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_seconds: Option<u32>,
+    /// True: the status says how many workers there should be, and nothing is changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recommend_only: Option<bool>,
 }
 
 /// Disk space for the journal or for spilled results; an emptyDir unless a claim is given.
@@ -221,33 +233,84 @@ pub struct Tls {
         schemars(with = "Option<foreign::IssuerReference>")
     )]
     pub issuer_ref: Option<Value>,
-    /// Lifetime of a leaf, such as `24h`.
+    /// Lifetime of a leaf, such as `24h`; `90d` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kubernetes", schemars(with = "Option<foreign::Span>"))]
     pub certificate_lifetime: Option<String>,
-    /// How long before its end a leaf is renewed.
+    /// How long before its end a leaf is renewed; `7d` if absent, at most a third of the lifetime.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kubernetes", schemars(with = "Option<foreign::Span>"))]
     pub renew_before: Option<String>,
 }
 
-/// How many pods of a group may be added or missing while pods are replaced.
+/// A cert-manager issuer, with its defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    /// Its name.
+    pub name: String,
+    /// `Issuer` or `ClusterIssuer`, or what an external issuer is called.
+    pub kind: String,
+    /// Its API group.
+    pub group: String,
+}
+
+impl Tls {
+    /// The name of the Secret with an authority of the user's own.
+    pub fn authority_secret(&self) -> Option<&str> {
+        self.ca_secret_ref.as_ref()?.get("name")?.as_str()
+    }
+
+    /// The cert-manager issuer.
+    pub fn issuer(&self) -> Option<Issuer> {
+        let reference = self.issuer_ref.as_ref()?;
+        let text = |key: &str, default: &str| {
+            let given = reference.get(key).and_then(Value::as_str);
+            given
+                .filter(|text| !text.is_empty())
+                .unwrap_or(default)
+                .to_owned()
+        };
+        Some(Issuer {
+            name: reference.get("name")?.as_str()?.to_owned(),
+            kind: text("kind", "Issuer"),
+            group: text("group", "cert-manager.io"),
+        })
+    }
+
+    /// How long a leaf is valid; none if it is not given or not a span.
+    pub fn lifetime(&self) -> Option<Duration> {
+        crate::duration::duration(self.certificate_lifetime.as_deref()?)
+    }
+
+    /// How long before its end a leaf is renewed; none if it is not given or not a span.
+    pub fn renewal(&self) -> Option<Duration> {
+        crate::duration::duration(self.renew_before.as_deref()?)
+    }
+}
+
+/// How many pods of a group may be added or missing while pods are replaced, and how long a worker
+/// may take to go.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct UpdateStrategy {
-    /// A number or a percentage.
+    /// Pods above the wanted number, a number or a percentage; `25%` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "kubernetes",
         schemars(with = "Option<foreign::IntOrString>")
     )]
     pub max_surge: Option<Value>,
-    /// A number or a percentage.
+    /// Workers that may be missing, a number or a percentage; 0 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "kubernetes",
         schemars(with = "Option<foreign::IntOrString>")
     )]
     pub max_unavailable: Option<Value>,
+    /// Seconds that a worker gets to hand over its work; 0 or absent: as long as it takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_timeout_seconds: Option<u32>,
 }
 
 /// Writes a struct with the fields that every pod template of ours has, besides its own. One list

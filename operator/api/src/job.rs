@@ -9,7 +9,7 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cluster::{ClusterSpec, Metadata};
+use crate::cluster::{ClusterSpec, EnvironmentVariable, Metadata, Runtime};
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes::foreign;
 
@@ -53,10 +53,25 @@ pub struct JobSpec {
     /// afresh when it is false again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
-    /// A cron line, for a job that runs again and again.
+    /// A cron line, for a job that runs again and again: each run is a `DaskJob` of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<String>,
-    /// Seconds after which a running job fails.
+    /// The time zone of `schedule`, such as `Europe/Berlin`; UTC if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    /// What happens while an earlier run still runs; `Allow` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency_policy: Option<ConcurrencyPolicy>,
+    /// Seconds after its time within which a late run may still start; always if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub starting_deadline_seconds: Option<u64>,
+    /// Successful runs that are kept; 3 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub successful_jobs_history_limit: Option<u32>,
+    /// Failed runs that are kept; 1 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_jobs_history_limit: Option<u32>,
+    /// Seconds after which the job fails; those in which it is suspended do not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active_deadline_seconds: Option<u64>,
     /// Seconds after which a finished job is deleted.
@@ -65,6 +80,75 @@ pub struct JobSpec {
     /// How often failed work is started again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backoff_limit: Option<u32>,
+    /// Whether the cluster outlives the work; `Never` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_cluster: Option<KeepCluster>,
+}
+
+impl JobSpec {
+    /// Whether the job has only fields that dask-kubernetes has too. Such a job has its states only,
+    /// and none of our own.
+    pub fn is_stock(&self) -> bool {
+        // Taken apart, so that nobody adds a field without asking whether it is one of ours.
+        let Self {
+            cluster,
+            sql,
+            graph,
+            script,
+            job,
+            suspend,
+            schedule,
+            time_zone,
+            concurrency_policy,
+            starting_deadline_seconds,
+            successful_jobs_history_limit,
+            failed_jobs_history_limit,
+            active_deadline_seconds,
+            ttl_seconds_after_finished,
+            backoff_limit,
+            keep_cluster,
+        } = self;
+        let has_own_work = sql.is_some() || graph.is_some() || script.is_some();
+        let has_own_life = suspend.is_some()
+            || active_deadline_seconds.is_some()
+            || ttl_seconds_after_finished.is_some()
+            || backoff_limit.is_some()
+            || keep_cluster.is_some();
+        let has_schedule = schedule.is_some()
+            || time_zone.is_some()
+            || concurrency_policy.is_some()
+            || starting_deadline_seconds.is_some()
+            || successful_jobs_history_limit.is_some()
+            || failed_jobs_history_limit.is_some();
+        let has_own_cluster = cluster.spec.runtime() == Runtime::Rust;
+        job.is_some() && !has_own_work && !has_own_life && !has_schedule && !has_own_cluster
+    }
+}
+
+/// What a schedule does while an earlier run still runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+pub enum ConcurrencyPolicy {
+    /// Both run.
+    #[default]
+    Allow,
+    /// The new one waits.
+    Forbid,
+    /// The earlier one is deleted.
+    Replace,
+}
+
+/// Whether a cluster outlives the work of its job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+pub enum KeepCluster {
+    /// It is deleted.
+    #[default]
+    Never,
+    /// It stays if the work failed.
+    OnFailure,
+    /// It stays.
+    Always,
 }
 
 /// The cluster inside a job.
@@ -189,6 +273,15 @@ pub struct Script {
     /// The program, in a file beside the manifest; local runs only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
+    /// What the program finds in `sys.argv`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Its environment variables.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<EnvironmentVariable>,
+    /// The Python that runs it; `python3` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub python: Option<String>,
 }
 
 /// Work of kind `job`.

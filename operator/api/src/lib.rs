@@ -10,6 +10,7 @@
 
 mod cluster;
 mod document;
+mod duration;
 mod error;
 mod job;
 #[cfg(feature = "kubernetes")]
@@ -22,18 +23,27 @@ mod scalar;
 mod validate;
 
 pub use cluster::{
-    Autoscale, ClusterSpec, DaskCluster, EnvironmentVariable, Journal, Metadata, Resources,
+    Autoscale, ClusterSpec, DaskCluster, EnvironmentVariable, Issuer, Journal, Metadata, Resources,
     Runtime, Scheduler, Tls, UpdateStrategy, Worker, WorkerGroup,
 };
 pub use document::{ALIASED_BYTES_MAX, DEPTH_MAX};
+pub use duration::duration;
 pub use error::{ManifestError, Place, UnknownField};
-pub use job::{DaskJob, Graph, JobCluster, JobSpec, KeyReference, PodJob, Script, Sql, Tasks};
+pub use job::{
+    ConcurrencyPolicy, DaskJob, Graph, JobCluster, JobSpec, KeepCluster, KeyReference, PodJob,
+    Script, Sql, Tasks,
+};
 pub use manifest::{Kind, MANIFEST_BYTES_MAX, Manifest};
 pub use plan::{
-    ClusterPlan, DEFAULT_SLOTS, GraphSource, GroupPlan, JobPlan, LOCAL_NAMESPACE, Work,
+    ClusterPlan, DEFAULT_SLOTS, GraphSource, GroupPlan, JobPlan, LOCAL_NAMESPACE, ScriptSource,
+    ScriptWork, Work,
 };
 pub use quantity::{Quantity, QuantityError};
-pub use validate::{CLUSTER_NAME_BYTES_MAX, GROUPS_MAX, REPLICAS_MAX, THREADS_MAX, name_problem};
+pub use validate::{
+    CERTIFICATE_LIFETIME, CERTIFICATE_LIFETIME_MAX, CERTIFICATE_LIFETIME_MIN,
+    CLUSTER_NAME_BYTES_MAX, GROUPS_MAX, PodAmount, REPLICAS_MAX, THREADS_MAX, name_problem,
+    tls_problem,
+};
 
 /// The API group and version of every manifest.
 pub const API_VERSION: &str = "kubernetes.dask.org/v1";

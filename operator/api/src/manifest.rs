@@ -14,8 +14,8 @@ use crate::API_VERSION;
 use crate::cluster::{DaskCluster, Runtime};
 use crate::document::{self, Node};
 use crate::error::ManifestError;
-use crate::job::{DaskJob, Graph, KeyReference, Tasks};
-use crate::plan::{self, ClusterPlan, GraphSource, JobPlan, Work};
+use crate::job::{DaskJob, Graph, KeyReference, Script, Tasks};
+use crate::plan::{self, ClusterPlan, GraphSource, JobPlan, ScriptSource, ScriptWork, Work};
 use crate::reader;
 use crate::validate::{self, Site};
 
@@ -139,6 +139,8 @@ impl Manifest {
         for (is_given, path) in [
             (job.spec.suspend == Some(true), "spec.suspend"),
             (job.spec.schedule.is_some(), "spec.schedule"),
+            (job.spec.keep_cluster.is_some(), "spec.keepCluster"),
+            (takes_values_from_pods(job), "spec.script.env[].valueFrom"),
         ] {
             if is_given {
                 cluster.ignored.insert(0, path.to_owned());
@@ -185,12 +187,30 @@ impl Manifest {
             });
         }
         if let Some(script) = &spec.script {
-            let reference = script.config_map_key_ref.as_ref();
-            let inline = (script.source.as_ref(), "spec.script.source");
-            let (text, origin) = self.text(site, inline, reference, script.file.as_ref())?;
-            return Ok(Work::Script { text, origin });
+            return Ok(Work::Script(self.script(site, script)?));
         }
         Ok(Work::Job)
+    }
+
+    fn script(&self, site: Site<'_>, script: &Script) -> Result<ScriptWork, ManifestError> {
+        let reference = script.config_map_key_ref.as_ref();
+        let inline = (script.source.as_ref(), "spec.script.source");
+        // A file is read as well, so that one that cannot be is said before anything is started.
+        let (text, origin) = self.text(site, inline, reference, script.file.as_ref())?;
+        let source = match &script.file {
+            Some(file) => ScriptSource::File(self.beside(file)),
+            None => ScriptSource::Text { text, origin },
+        };
+        let environment = script.env.iter().filter_map(|variable| {
+            let value = variable.value.as_ref()?;
+            Some((variable.name.clone(), value.clone()))
+        });
+        Ok(ScriptWork {
+            source,
+            arguments: script.args.clone(),
+            environment: environment.collect(),
+            python: script.python.clone(),
+        })
     }
 
     /// The path of a file that the manifest names, as short as it can be.
@@ -282,6 +302,13 @@ fn read_text(path: &Path) -> Result<String, ManifestError> {
         path: path.to_owned(),
         offset: error.utf8_error().valid_up_to(),
     })
+}
+
+/// Whether a variable of the job's program has its value from where only pods can take it.
+fn takes_values_from_pods(job: &DaskJob) -> bool {
+    let script = job.spec.script.as_ref();
+    let mut variables = script.into_iter().flat_map(|script| &script.env);
+    variables.any(|variable| variable.value_from.is_some())
 }
 
 type ConfigMaps = HashMap<String, HashMap<String, String>>;

@@ -136,14 +136,36 @@ pub enum Work {
         outputs: Option<Vec<String>>,
     },
     /// A Python program.
-    Script {
+    Script(ScriptWork),
+    /// A driver pod of the user's own, which needs Kubernetes.
+    Job,
+}
+
+/// A Python program to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScriptWork {
+    /// The program.
+    pub source: ScriptSource,
+    /// What it finds in `sys.argv` after its own name.
+    pub arguments: Vec<String>,
+    /// Environment variables with plain values.
+    pub environment: Vec<(String, String)>,
+    /// The Python that runs it, if the manifest names one.
+    pub python: Option<String>,
+}
+
+/// Where a Python program stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScriptSource {
+    /// In the manifest or in a `ConfigMap`.
+    Text {
         /// The program.
         text: String,
         /// Where it stands, for messages.
         origin: String,
     },
-    /// A driver pod of the user's own, which needs Kubernetes.
-    Job,
+    /// In a file that is there.
+    File(PathBuf),
 }
 
 /// Where the tasks of a graph stand.

@@ -119,6 +119,11 @@ impl Quantity {
         u64::try_from(self.thousandths.div_ceil(1000)).unwrap_or(u64::MAX)
     }
 
+    /// The amount in thousandths of a unit, rounded up: two ways to write one amount are equal here.
+    pub fn thousandths(&self) -> u128 {
+        self.thousandths
+    }
+
     /// Whether the amount is no whole number of units, like `500m`.
     pub fn is_fractional(&self) -> bool {
         !self.thousandths.is_multiple_of(1000)

@@ -246,8 +246,8 @@ fn names_and_columns_are_those_of_dask_kubernetes_and_more() {
     let columns = [
         "Workers,Ready,Status,Reason,Age,Address",
         "Workers,Ready,Cluster,Age",
-        "Status,Number Of Workers,Started,Finished,Age,Runner",
-        "Cluster,Minimum,Maximum,Age",
+        "Status,Number Of Workers,Started,Finished,Age,Suspended,Schedule,Runner",
+        "Cluster,Minimum,Maximum,Age,Desired,Message",
     ];
     for ((found, expected), columns) in all.iter().zip(expected).zip(columns) {
         let (name, singular, short_names, has_scale) = expected;
@@ -492,6 +492,8 @@ fn rules_stand_where_the_checks_of_local_runs_look() {
         ".spec",
         "has(self.job) || !has(self.cluster.spec.runtime)"
     ));
+    assert!(has(".spec", "has(self.schedule) || !(has(self.timeZone)"));
+    assert!(has(".spec", "has(self.schedule) == has(oldSelf.schedule)"));
     for kind in ["sql", "graph", "script"] {
         assert!(has(&format!(".spec.{kind}"), "!has(self.file)"), "{kind}");
         assert!(
@@ -508,6 +510,9 @@ fn rules_stand_where_the_checks_of_local_runs_look() {
         assert!(has(&format!("{worker}.resources"), "isGreaterThan"));
         assert!(has(&format!("{worker}.taskResources"), "size(name) > 0"));
     }
+    let strategy = ".spec.cluster.spec.updateStrategy";
+    assert!(has(strategy, "self.maxSurge >= 0"));
+    assert!(has(strategy, "!has(self.maxSurge) || !("));
     assert!(has(
         ".spec.cluster.spec.workerGroups[].name",
         "self != 'default'"
@@ -517,6 +522,33 @@ fn rules_stand_where_the_checks_of_local_runs_look() {
             .iter()
             .all(|(path, rule)| !path.is_empty() && !rule.contains("metadata"))
     );
+}
+
+#[test]
+fn an_autoscaler_may_have_bounds_that_are_null_but_not_crossed() {
+    let schema = schema("DaskAutoscaler");
+    let rules = &schema["properties"]["spec"]["x-kubernetes-validations"];
+    let rule = rules[0]["rule"].as_str().unwrap();
+    for part in [
+        "dyn(self.minimum) == null",
+        "dyn(self.maximum) == null",
+        "self.minimum <= self.maximum",
+    ] {
+        assert!(rule.contains(part), "{rule}");
+    }
+    let spec = json!({
+        "cluster": "a", "minimum": 0, "scaleDownWindowSeconds": 60, "targetSeconds": 10,
+        "recommendOnly": true,
+    });
+    let object = admitted("DaskAutoscaler", &spec).unwrap();
+    let object: oxidask_operator_api::kubernetes::DaskAutoscaler =
+        serde_json::from_value(object).unwrap();
+    assert_eq!(object.spec.scale_down_window_seconds, Some(60));
+    let faults = admitted(
+        "DaskAutoscaler",
+        &json!({"cluster": "a", "targetSeconds": 0}),
+    );
+    assert!(faults.unwrap_err()[0].contains("spec.targetSeconds: 0 is out of range"));
 }
 
 #[test]

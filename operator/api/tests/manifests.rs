@@ -5,7 +5,8 @@ use std::path::Path;
 
 use oxidask_diagnostic::{Code, Coded, Diagnostic};
 use oxidask_operator_api::{
-    GraphSource, Kind, MANIFEST_BYTES_MAX, Manifest, ManifestError, REPLICAS_MAX, Work,
+    GraphSource, Kind, MANIFEST_BYTES_MAX, Manifest, ManifestError, REPLICAS_MAX, ScriptSource,
+    Work,
 };
 
 const COMPLETE: &str = r#"
@@ -34,6 +35,12 @@ metadata: {name: full, namespace: team, labels: {a: b}, annotations: {c: d}}
 spec:
   suspend: false
   schedule: '0 3 * * *'
+  timeZone: Europe/Berlin
+  concurrencyPolicy: Forbid
+  startingDeadlineSeconds: 300
+  successfulJobsHistoryLimit: 5
+  failedJobsHistoryLimit: 0
+  keepCluster: OnFailure
   activeDeadlineSeconds: 600
   ttlSecondsAfterFinished: 60
   backoffLimit: 2
@@ -43,7 +50,7 @@ spec:
       runtime: Rust
       idleTimeout: 300
       suspend: false
-      tls: {caSecretRef: {name: ca}, issuerRef: {name: i}, certificateLifetime: 24h, renewBefore: 8h}
+      tls: {caSecretRef: {name: ca}, certificateLifetime: 24h, renewBefore: 8h}
       updateStrategy: {maxSurge: 1, maxUnavailable: 25%}
       scheduler:
         image: i
@@ -223,7 +230,7 @@ fn every_documented_field_is_known_and_pod_fields_are_listed_as_ignored() {
         .collect();
     assert_eq!(
         ignored.join(" "),
-        "spec.schedule idleTimeout tls updateStrategy scheduler.image scheduler.resources \
+        "spec.keepCluster spec.schedule idleTimeout tls updateStrategy scheduler.image scheduler.resources \
          scheduler.journal worker.metadata worker.image worker.envFrom worker.volumes \
          worker.volumeMounts worker.nodeSelector worker.tolerations worker.affinity \
          worker.serviceAccountName worker.imagePullSecrets worker.autoscale worker.spill \
@@ -501,7 +508,7 @@ fn unknown_fields_are_named_with_path_place_and_nearest_name() {
 }
 
 /// Lines of a worker, and what the message about them says.
-const WRONG_VALUES: [(&str, &str); 21] = [
+const WRONG_VALUES: [(&str, &str); 23] = [
     (
         "replicas: -1",
         ".replicas` is `-1`, but must be a whole number from 0 to 4294967295",
@@ -574,6 +581,14 @@ const WRONG_VALUES: [(&str, &str); 21] = [
     (
         "autoscale: {maximum: 0}",
         ".autoscale.maximum` is `0`, but must be from 1 to",
+    ),
+    (
+        "autoscale: {maximum: 1, targetSeconds: 0}",
+        ".autoscale.targetSeconds` is `0`, but must be from 1 to 86400",
+    ),
+    (
+        "autoscale: {maximum: 1, scaleDownWindowSeconds: 90000}",
+        ".autoscale.scaleDownWindowSeconds` is `90000`, but must be from 0 to 86400",
     ),
     (
         "taskResources: {gpu: -1}",
@@ -688,6 +703,82 @@ fn work_is_given_exactly_once() {
         let (code, text, _) = message(&job("", work));
         assert_eq!((code, text.as_str()), (Code::ManifestWork, wanted));
     }
+}
+
+#[test]
+fn a_program_has_arguments_an_environment_and_a_python() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("job.yaml");
+    let script = job(
+        "",
+        "  script:\n    file: a.py\n    args: [--rows, \"10\"]\n    python: python3.13\n    \
+         env:\n    - {name: MODE, value: fast}\n    - {name: KEY, valueFrom: {secretKeyRef: \
+         {name: s, key: k}}}\n",
+    );
+    std::fs::write(&path, script).unwrap();
+    std::fs::write(folder.path().join("a.py"), "print(1)").unwrap();
+    let plan = Manifest::load(&path).unwrap().into_job().unwrap();
+    assert_eq!(plan.cluster.ignored, ["spec.script.env[].valueFrom"]);
+    let Work::Script(script) = plan.work else {
+        panic!("no script")
+    };
+    let file = folder.path().join("a.py");
+    assert_eq!(script.source, ScriptSource::File(file));
+    assert_eq!(script.arguments, ["--rows", "10"]);
+    let variable = ("MODE".to_owned(), "fast".to_owned());
+    assert_eq!(script.environment, [variable]);
+    assert_eq!(script.python.as_deref(), Some("python3.13"));
+}
+
+#[test]
+fn a_program_is_given_words_that_a_process_can_have() {
+    for (fields, place, problem) in [
+        ("python: ''", "spec.script.python", "must name a program"),
+        ("args: [\"a\\0b\"]", "spec.script.args[0]", "zero byte"),
+        ("args: [{a: 1}]", "spec.script.args[0]", "an object"),
+        (
+            "env: [{name: 'A=B', value: c}]",
+            "spec.script.env[0].name",
+            "without `=`",
+        ),
+        (
+            "env: [{name: A, value: \"b\\0\"}]",
+            "spec.script.env[0].value",
+            "zero byte",
+        ),
+    ] {
+        let work = format!("  script: {{source: a, {fields}}}");
+        let (code, text, _) = message(&job("", &work));
+        assert_eq!(code, Code::ManifestValue, "{text}");
+        assert!(text.contains(&format!("`{place}`")), "{text}");
+        assert!(text.contains(problem), "{text}");
+    }
+}
+
+#[test]
+fn the_manifests_of_python_examples_hold_the_programs_beside_them() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/python");
+    let mut count = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let program = entry.unwrap().path();
+        if program
+            .extension()
+            .is_none_or(|extension| extension != "py")
+        {
+            continue;
+        }
+        let manifest = Manifest::load(&program.with_extension("yaml")).unwrap();
+        let Work::Script(script) = manifest.into_job().unwrap().work else {
+            panic!("no script: {}", program.display())
+        };
+        let ScriptSource::Text { text, .. } = script.source else {
+            panic!("a file: {}", program.display())
+        };
+        let beside = std::fs::read_to_string(&program).unwrap();
+        assert_eq!(text, beside, "{}", program.display());
+        count += 1;
+    }
+    assert_eq!(count, 6);
 }
 
 #[test]
@@ -814,4 +905,15 @@ fn broken_yaml_is_ox102_with_line_and_column() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn fields_of_a_schedule_need_one() {
+    let text = COMPLETE.replace("  sql:\n", "  timeZone: UTC\n  sql:\n");
+    let error = parse(&text).unwrap_err().to_string();
+    assert!(
+        error.contains("`spec.timeZone` needs `spec.schedule`"),
+        "{error}"
+    );
+    assert!(parse(&text.replace("  timeZone", "  schedule: '@daily'\n  timeZone")).is_ok());
 }

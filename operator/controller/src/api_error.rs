@@ -54,10 +54,13 @@ fn status_error(what: String, status: &Status) -> OperatorError {
         _ if has_cause(NAMESPACE_TERMINATING) => OperatorError::NamespaceEnding { what, message },
         // Somebody else's object has the name; trying again would not help.
         409 if has_cause(FIELD_CONFLICT) => OperatorError::Rejected { what, message },
+        // Some servers say 500 for this.
+        _ if is_unknown_field(&message) => OperatorError::Schema { what, message },
         404 | 410 => OperatorError::Gone { what, message },
         409 => OperatorError::Conflict { what, message },
         401 => OperatorError::Refused { what, message },
         403 if is_authorisation(&message) => OperatorError::Refused { what, message },
+        403 if is_quota(&message) => OperatorError::Quota { what, message },
         400 | 403 | 405 | 406 | 413 | 415 | 422 => OperatorError::Rejected { what, message },
         _ => OperatorError::Unavailable { what, message },
     }
@@ -66,6 +69,17 @@ fn status_error(what: String, status: &Status) -> OperatorError {
 /// `User "x" cannot patch resource "pods" …` is authorisation; quotas and policies speak otherwise.
 fn is_authorisation(message: &str) -> bool {
     message.contains(" cannot ")
+}
+
+/// `pods "b" is forbidden: exceeded quota: small, …`, also while a quota counts what it has.
+fn is_quota(message: &str) -> bool {
+    message.contains("exceeded quota") || message.contains("failed quota")
+}
+
+/// A field that the server does not know: it stays unknown, unless the definition was replaced just
+/// now, which servers take up a little later.
+fn is_unknown_field(message: &str) -> bool {
+    message.contains("field not declared in schema") || message.contains("strict decoding error")
 }
 
 #[cfg(test)]
@@ -117,8 +131,20 @@ mod tests {
         let quota = "pods \"b\" is forbidden: exceeded quota: small, requested: pods=1";
         assert!(matches!(
             classify(status(403, quota)),
-            OperatorError::Rejected { .. }
+            OperatorError::Quota { .. }
         ));
+        let policy = "admission webhook \"policy.example\" denied the request: no";
+        assert_eq!(classify(status(403, policy)).class(), Class::Rejected);
+    }
+
+    #[test]
+    fn a_field_that_the_server_does_not_know_is_no_outage() {
+        let message =
+            "failed to create typed patch object: .spec.foo: field not declared in schema";
+        assert_eq!(classify(status(500, message)).class(), Class::Later);
+        let message =
+            "Pod in version \"v1\" cannot be handled: strict decoding error: unknown field";
+        assert_eq!(classify(status(400, message)).class(), Class::Later);
     }
 
     #[test]

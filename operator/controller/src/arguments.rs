@@ -5,9 +5,17 @@ use std::net::SocketAddr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::link::{AddressTemplate, TEMPLATE_DEFAULT};
+
 /// Reconciliations beside each other, unless a flag says otherwise.
 const CONCURRENCY_DEFAULT: u16 = 32;
 const CONCURRENCY_MAX: i64 = 1024;
+
+/// With what the next replica needs to notice, a replica that is killed is replaced within 15 s.
+const LEASE_SECONDS_DEFAULT: u16 = 13;
+/// Less would not outlast a short pause of the API server.
+const LEASE_SECONDS_MIN: i64 = 5;
+const LEASE_SECONDS_MAX: i64 = 60;
 
 /// Runs Dask clusters and jobs on Kubernetes.
 #[derive(Debug, Parser)]
@@ -27,7 +35,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Watch and reconcile until told to stop (the default)
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Print the definitions of the custom resources as YAML
     Crds,
 }
@@ -58,6 +66,27 @@ pub(crate) struct RunArguments {
         value_name = "POLICY"
     )]
     pub(crate) image_pull_policy: Option<PullPolicy>,
+    /// Give each cluster a network policy: only its own pods, the operator and pods with the label
+    /// kubernetes.dask.org/client-of reach it
+    #[arg(
+        long,
+        env = "OXIDASK_OPERATOR_NETWORK_POLICIES",
+        value_name = "BOOL",
+        default_value_t = false,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub(crate) network_policies: bool,
+    /// The only namespace that those policies let look at metrics [default: every one]
+    #[arg(
+        long,
+        env = "OXIDASK_OPERATOR_METRICS_NAMESPACE",
+        value_name = "NAME",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
+    pub(crate) metrics_namespace: Option<String>,
     /// Address of the health checks and metrics
     #[arg(
         long,
@@ -93,6 +122,47 @@ pub(crate) struct RunArguments {
         value_parser = clap::value_parser!(u16).range(1..=CONCURRENCY_MAX)
     )]
     pub(crate) concurrency: u16,
+    /// Write only while holding a lease, so that further replicas may stand by
+    #[arg(
+        long,
+        visible_alias = "leader-election",
+        env = "OXIDASK_OPERATOR_LEADER_ELECT",
+        value_name = "BOOL",
+        default_value_t = false,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub(crate) leader_elect: bool,
+    /// Name of that lease
+    #[arg(
+        long,
+        env = "OXIDASK_OPERATOR_LEASE_NAME",
+        value_name = "NAME",
+        default_value = "oxidask-operator"
+    )]
+    pub(crate) lease_name: String,
+    /// Namespace of that lease [default: the operator's own]
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    pub(crate) lease_namespace: Option<String>,
+    /// Seconds after its last sign of life after which a replica is replaced
+    #[arg(
+        long,
+        env = "OXIDASK_OPERATOR_LEASE_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = LEASE_SECONDS_DEFAULT,
+        value_parser = clap::value_parser!(u16).range(LEASE_SECONDS_MIN..=LEASE_SECONDS_MAX)
+    )]
+    pub(crate) lease_seconds: u16,
+    /// Where schedulers are found; for tests and port-forwards outside of the cluster's network
+    #[arg(
+        long,
+        env = "OXIDASK_SCHEDULER_ADDRESS_TEMPLATE",
+        value_name = "HOST:PORT",
+        default_value = TEMPLATE_DEFAULT
+    )]
+    pub(crate) scheduler_address_template: AddressTemplate,
 }
 
 impl RunArguments {
@@ -151,7 +221,7 @@ mod tests {
     fn run(arguments: &[&str]) -> RunArguments {
         let parsed = Arguments::try_parse_from(arguments).unwrap();
         match parsed.command {
-            Some(Command::Run(run)) => run,
+            Some(Command::Run(run)) => *run,
             Some(Command::Crds) => panic!("not `run`"),
             None => parsed.run,
         }
@@ -173,10 +243,23 @@ mod tests {
             assert_eq!(run.namespaces(), ["a", "b"]);
             assert_eq!(run.image_pull_policy, Some(PullPolicy::Never));
             assert_eq!(run.concurrency, CONCURRENCY_DEFAULT);
+            assert!(!run.leader_elect);
             assert!(
                 run.runtime_image
                     .starts_with("docker.io/oxidask/oxidask-runtime:")
             );
+        }
+    }
+
+    #[test]
+    fn the_lease_is_switched_with_and_without_a_value() {
+        for (flag, is_on) in [
+            ("--leader-elect", true),
+            ("--leader-elect=true", true),
+            ("--leader-elect=false", false),
+            ("--leader-election", true),
+        ] {
+            assert_eq!(run(&["oxidask-operator", flag]).leader_elect, is_on);
         }
     }
 
@@ -195,6 +278,8 @@ mod tests {
             ["--concurrency", "0"],
             ["--log-level", "loud=very"],
             ["--http-bind", "8080"],
+            ["--lease-seconds", "1"],
+            ["--scheduler-address-template", "{cluster}"],
         ] {
             assert!(
                 Arguments::try_parse_from([&["oxidask-operator"], &flags[..]].concat()).is_err()

@@ -3,22 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Secret, Service};
-use kube::core::PartialObjectMeta;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder};
-use kube::{Client, ResourceExt as _};
-use oxidask_operator_api::kubernetes::{DaskCluster, DaskJob, DaskWorkerGroup};
 use oxidask_operator_plan::Settings;
-use tokio::sync::{Notify, Semaphore};
 
 use crate::api_error::request_error;
 use crate::backoff::Attempts;
-use crate::cache::{Cache, Feed};
+use crate::caches::Caches;
+use crate::dask::DaskLinks;
 use crate::error::{OneLine, OperatorError};
+use crate::leadership::Leadership;
+use crate::link::Links;
 use crate::metrics::Metrics;
-use crate::route::labelled;
+use crate::queue::Queues;
+use crate::refusals::Refusals;
 use crate::secrets::SecretStates;
+use crate::signals::Signals;
+use crate::turns::Turns;
 
 /// Requests under way at the same time, over all objects; watches apart.
 pub(crate) const REQUESTS_MAX: usize = 64;
@@ -32,104 +34,46 @@ const EVENT_LIMIT: Duration = Duration::from_secs(5);
 /// Bytes of an event's note that the API server takes.
 const NOTE_BYTES_MAX: usize = 1024;
 
-/// Copies of everything that is watched. Of Secrets and `ConfigMap`s only the metadata.
-#[derive(Debug)]
-pub(crate) struct Caches {
-    pub(crate) clusters: Arc<Cache<DaskCluster>>,
-    pub(crate) groups: Arc<Cache<DaskWorkerGroup>>,
-    pub(crate) jobs: Arc<Cache<DaskJob>>,
-    pub(crate) pods: Arc<Cache<Pod>>,
-    pub(crate) services: Arc<Cache<Service>>,
-    pub(crate) deployments: Arc<Cache<Deployment>>,
-    pub(crate) config_maps: Arc<Cache<PartialObjectMeta<ConfigMap>>>,
-    pub(crate) secrets: Arc<Cache<PartialObjectMeta<Secret>>>,
-    /// Woken at every change of any of them.
-    pub(crate) changed: Notify,
-}
-
-/// What fills the caches.
-pub(crate) struct Feeds {
-    pub(crate) clusters: Feed<DaskCluster>,
-    pub(crate) groups: Feed<DaskWorkerGroup>,
-    pub(crate) jobs: Feed<DaskJob>,
-    pub(crate) pods: Feed<Pod>,
-    pub(crate) services: Feed<Service>,
-    pub(crate) deployments: Feed<Deployment>,
-    pub(crate) config_maps: Feed<PartialObjectMeta<ConfigMap>>,
-    pub(crate) secrets: Feed<PartialObjectMeta<Secret>>,
-}
-
-impl Caches {
-    /// Empty ones.
-    pub(crate) fn new() -> (Feeds, Self) {
-        use crate::cache::ClusterKey;
-        let (clusters_feed, clusters) = Feed::new(|object: &DaskCluster| {
-            Some(ClusterKey::new(object.namespace()?, object.name_any()))
-        });
-        let (groups_feed, groups) = Feed::new(|object: &DaskWorkerGroup| {
-            Some(ClusterKey::new(
-                object.namespace()?,
-                object.spec.cluster.clone(),
-            ))
-        });
-        let (jobs_feed, jobs) = Feed::new(|object: &DaskJob| {
-            Some(ClusterKey::new(object.namespace()?, object.name_any()))
-        });
-        let (pods_feed, pods) = Feed::new(labelled);
-        let (services_feed, services) = Feed::new(labelled);
-        let (deployments_feed, deployments) = Feed::new(labelled);
-        let (config_maps_feed, config_maps) = Feed::new(labelled);
-        let (secrets_feed, secrets) = Feed::new(labelled);
-        let feeds = Feeds {
-            clusters: clusters_feed,
-            groups: groups_feed,
-            jobs: jobs_feed,
-            pods: pods_feed,
-            services: services_feed,
-            deployments: deployments_feed,
-            config_maps: config_maps_feed,
-            secrets: secrets_feed,
-        };
-        let caches = Self {
-            clusters,
-            groups,
-            jobs,
-            pods,
-            services,
-            deployments,
-            config_maps,
-            secrets,
-            changed: Notify::new(),
-        };
-        (feeds, caches)
-    }
-}
-
 /// Everything that a reconciliation works with, one for each watched scope.
 pub(crate) struct Context {
     pub(crate) client: Client,
-    pub(crate) caches: Caches,
+    pub(crate) caches: Arc<Caches>,
     pub(crate) secrets: SecretStates,
     pub(crate) settings: Settings,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recorder: Recorder,
     pub(crate) attempts: Attempts,
+    pub(crate) refusals: Refusals,
+    pub(crate) signals: Arc<Signals>,
+    pub(crate) queues: Arc<Queues>,
+    pub(crate) links: Links,
+    pub(crate) dask: DaskLinks,
     /// Shared by all scopes.
-    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) turns: Arc<Turns>,
+    pub(crate) leadership: Leadership,
     /// How long the caches may take to show what was written.
     pub(crate) settle_limit: Duration,
 }
 
 impl Context {
-    /// Sends a request when it is its turn, and says what was tried if it fails.
+    /// Sends a request when it is its turn, and says what was tried if it fails. Sends nothing, and
+    /// drops what is under way, when this process does not lead.
     pub(crate) async fn request<T>(
         &self,
         what: impl FnOnce() -> String,
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, OperatorError> {
-        // The semaphore is never closed; without a permit the request would only be unbounded.
-        let _permit = self.requests.acquire().await.ok();
-        match tokio::time::timeout(REQUEST_LIMIT, request).await {
+        let lost = self.leadership.lost();
+        let _turn = self.turns.wait().await;
+        if !self.leadership.holds() {
+            return Err(OperatorError::NotLeading { what: what() });
+        }
+        let answered = tokio::select! {
+            biased;
+            () = lost => return Err(OperatorError::NotLeading { what: what() }),
+            answered = tokio::time::timeout(REQUEST_LIMIT, request) => answered,
+        };
+        match answered {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(request_error(what(), error)),
             Err(_) => Err(OperatorError::Timeout {

@@ -2,6 +2,7 @@
 //! once at a time, again after a while.
 
 use std::convert::Infallible;
+use std::panic;
 use std::sync::Arc;
 
 use futures::{StreamExt as _, future, stream};
@@ -10,6 +11,7 @@ use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::context::Context;
 use crate::kinds::Operated;
@@ -27,10 +29,26 @@ pub(crate) async fn run<K: Operated>(
         .map(Ok::<_, Infallible>)
         .take_until(shutdown.cancelled_owned());
     let again = |_: Arc<K>, failure: &Failure, _: Arc<Context>| Action::requeue(failure.wait);
-    let reconcile = |object, context| Box::pin(reconcile::<K>(object, context));
+    let reconcile = |object, context| Box::pin(on_any_thread::<K>(object, context));
     let config = Config::default().concurrency(concurrency);
     // Outcomes are logged and counted where they come about.
     applier(reconcile, again, context, store, queue, config)
         .for_each(|_| future::ready(()))
         .await;
+}
+
+/// The controller itself runs on one thread; what it starts need not.
+async fn on_any_thread<K: Operated>(
+    object: Arc<K>,
+    context: Arc<Context>,
+) -> Result<Action, Failure> {
+    let task = AbortOnDropHandle::new(tokio::spawn(reconcile::<K>(object, context)));
+    match task.await {
+        Ok(done) => done,
+        // A bug of ours: the controller ends with it, and so does the process.
+        Err(error) => match error.try_into_panic() {
+            Ok(cause) => panic::resume_unwind(cause),
+            Err(_) => Ok(Action::await_change()),
+        },
+    }
 }

@@ -16,10 +16,21 @@ pub(crate) enum Class {
     Conflict,
     /// It stays until somebody changes something: say it, and look again now and then.
     Rejected,
+    /// It is refused now and may be taken soon: say it, and look again more often.
+    Later,
+    /// This process does not lead any more: the one that does goes on.
+    Deposed,
     /// An object is not there: look again.
     Gone,
     /// The namespace is going away: nothing is left to do.
     Ending,
+}
+
+impl Class {
+    /// Whether the API server has understood, and does not take the object as it is.
+    pub(crate) fn is_refusal(self) -> bool {
+        matches!(self, Self::Rejected | Self::Later)
+    }
 }
 
 /// An error of the operator.
@@ -60,6 +71,18 @@ pub(crate) enum OperatorError {
     /// The API server did not take the object as it is.
     #[error("{what}: {message}")]
     Rejected { what: String, message: String },
+    /// The API server does not know a field.
+    #[error("{what}: {message}")]
+    Schema { what: String, message: String },
+    /// A quota has no room for the object.
+    #[error("{what}: {message}")]
+    Quota { what: String, message: String },
+    /// Another replica holds the lease.
+    #[error("{what}: this process does not lead any more")]
+    NotLeading { what: String },
+    /// The definitions of our kinds are there, but not ours.
+    #[error("{what}")]
+    ForeignKinds { what: String },
     /// The object was changed, made or deleted by somebody else meanwhile.
     #[error("{what}: {message}")]
     Conflict { what: String, message: String },
@@ -91,6 +114,9 @@ pub(crate) enum OperatorError {
         #[source]
         source: Option<PkiError>,
     },
+    /// The source of random numbers failed.
+    #[error("no random number can be had")]
+    Random,
     /// A certificate could not be made.
     #[error("the certificates of cluster `{namespace}/{cluster}` cannot be made")]
     Certificates {
@@ -108,10 +134,22 @@ impl OperatorError {
             Self::Conflict { .. } => Class::Conflict,
             Self::Gone { .. } => Class::Gone,
             Self::NamespaceEnding { .. } => Class::Ending,
+            Self::Quota { .. } | Self::Schema { .. } => Class::Later,
+            Self::NotLeading { .. } => Class::Deposed,
             Self::Rejected { .. } | Self::Secret { .. } | Self::Certificates { .. } => {
                 Class::Rejected
             }
             _ => Class::Transient,
+        }
+    }
+
+    /// The API server's own words, if these are its words.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Rejected { message, .. }
+            | Self::Schema { message, .. }
+            | Self::Quota { message, .. } => message.clone(),
+            _ => OneLine(self).to_string(),
         }
     }
 
@@ -122,13 +160,16 @@ impl OperatorError {
             Self::Output { .. } => "output",
             Self::Refused { .. } => "refused",
             Self::KindMissing { .. } => "kind_missing",
-            Self::Rejected { .. } => "rejected",
+            Self::Rejected { .. } | Self::Schema { .. } => "rejected",
+            Self::Quota { .. } => "quota",
+            Self::NotLeading { .. } => "not_leading",
+            Self::ForeignKinds { .. } => "foreign_kinds",
             Self::Conflict { .. } => "conflict",
             Self::Gone { .. } => "gone",
             Self::NamespaceEnding { .. } => "namespace_ending",
             Self::Unavailable { .. } | Self::Request { .. } => "unavailable",
             Self::Timeout { .. } => "timeout",
-            Self::Secret { .. } | Self::Certificates { .. } => "certificates",
+            Self::Secret { .. } | Self::Certificates { .. } | Self::Random => "certificates",
         }
     }
 }
@@ -142,14 +183,19 @@ impl Coded for OperatorError {
             Self::Output { .. } => Code::OutputFailed,
             Self::Refused { .. } => Code::OperatorRefused,
             Self::KindMissing { .. } => Code::CustomResourcesMissing,
-            Self::Rejected { .. } => Code::ObjectRejected,
+            Self::Rejected { .. } | Self::Schema { .. } => Code::ObjectRejected,
+            Self::Quota { .. } => Code::QuotaExceeded,
+            Self::NotLeading { .. } => Code::NotLeading,
+            Self::ForeignKinds { .. } => Code::ForeignDefinitions,
             Self::Conflict { .. }
             | Self::Gone { .. }
             | Self::NamespaceEnding { .. }
             | Self::Unavailable { .. }
             | Self::Request { .. }
             | Self::Timeout { .. } => Code::ApiServerUnreachable,
-            Self::Secret { .. } | Self::Certificates { .. } => Code::OperatorCertificates,
+            Self::Secret { .. } | Self::Certificates { .. } | Self::Random => {
+                Code::OperatorCertificates
+            }
         }
     }
 

@@ -52,7 +52,9 @@ impl Health {
             ),
             needs_person: matches!(
                 error,
-                OperatorError::Refused { .. } | OperatorError::KindMissing { .. }
+                OperatorError::Refused { .. }
+                    | OperatorError::KindMissing { .. }
+                    | OperatorError::ForeignKinds { .. }
             ),
         };
         self.change(what, |watch| {

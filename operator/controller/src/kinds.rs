@@ -1,46 +1,54 @@
 //! The kinds that are reconciled: how each is observed and which planner plans it.
 
+use std::sync::Arc;
 use std::{fmt, iter};
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt as _};
 use oxidask_identity::Role;
+use oxidask_operator_api::Runtime;
 use oxidask_operator_api::kubernetes::{
-    ClusterStatus, DaskCluster, DaskJob, DaskWorkerGroup, JobStatus, WorkerGroupStatus,
+    AutoscalerStatus, ClusterStatus, DaskAutoscaler, DaskCluster, DaskJob, DaskWorkerGroup,
+    JobStatus, WorkerGroupStatus,
 };
-use oxidask_operator_plan::{COMPONENT, ObjectKind, Plan, cluster, group, job, names};
+use oxidask_operator_plan::{
+    COMPONENT, ObjectKind, Plan, WORKER_GROUP_NAME, autoscaler, cluster, group, job, names,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cache::{Cache, Cached, ClusterKey};
-use crate::context::{Caches, Context};
+use crate::caches::Caches;
+use crate::context::Context;
 use crate::error::OperatorError;
-use crate::execute::Written;
-use crate::secrets;
+use crate::queue::Target;
+use crate::{link, secrets, warnings};
 
 const SCHEDULER: &str = "scheduler";
 const WORKER: &str = "worker";
+const RUNNER: &str = "job-runner";
 
 /// A kind that is reconciled.
 pub(crate) trait Operated:
     Cached + Resource<Scope = NamespaceResourceScope> + Serialize + DeserializeOwned
 {
     type Status: Serialize + fmt::Debug + Send + Sync + 'static;
-    /// The label of metrics.
-    const KIND: &'static str;
+    /// What it is among the objects of a plan.
+    const OBJECT: ObjectKind;
 
     fn cache(caches: &Caches) -> &Cache<Self>;
+
+    /// How it is called in the queues.
+    fn target(namespace: String, name: String) -> Target;
 
     /// Observes and plans.
     fn plan(
         &self,
         context: &Context,
     ) -> impl Future<Output = Result<Plan<Self::Status>, OperatorError>> + Send;
-
-    /// How to tell that the cache shows a written status.
-    fn written(namespace: &str, name: &str, version: Option<&str>) -> Written;
 
     /// The status that was observed.
     fn status(&self) -> Option<&Self::Status>;
@@ -51,10 +59,14 @@ pub(crate) trait Operated:
 
 impl Operated for DaskCluster {
     type Status = ClusterStatus;
-    const KIND: &'static str = "DaskCluster";
+    const OBJECT: ObjectKind = ObjectKind::Cluster;
 
     fn cache(caches: &Caches) -> &Cache<Self> {
         &caches.clusters
+    }
+
+    fn target(namespace: String, name: String) -> Target {
+        Target::Cluster { namespace, name }
     }
 
     async fn plan(&self, context: &Context) -> Result<Plan<ClusterStatus>, OperatorError> {
@@ -62,6 +74,10 @@ impl Operated for DaskCluster {
         let key = ClusterKey::new(namespace.clone(), name.clone());
         let uid = self.uid().unwrap_or_default();
         let secrets = secrets::observe(context, &key, &uid).await?;
+        let authority = names::authority_secret(&name);
+        let leaves = secrets.iter().filter(|(secret, _)| **secret != authority);
+        let end = leaves.filter_map(|(_, state)| state.not_after).min();
+        context.metrics.certificates(&key, end);
         let caches = &context.caches;
         let scheduler = names::scheduler(&name);
         let mut groups = caches.groups.of_cluster(&key);
@@ -77,11 +93,11 @@ impl Operated for DaskCluster {
             groups.extend(found.filter(|group| group.spec.cluster != key.cluster));
         }
         let pods = caches.pods.of_cluster(&key);
-        let of_component = |component: &str| -> Vec<Pod> {
+        let of_component = |component: &str| -> Vec<Arc<Pod>> {
             let wanted = pods
                 .iter()
                 .filter(|pod| pod.labels().get(COMPONENT).map(String::as_str) == Some(component));
-            wanted.map(|pod| Pod::clone(pod)).collect()
+            wanted.map(Arc::clone).collect()
         };
         let observed = cluster::Observed {
             service: caches
@@ -92,21 +108,30 @@ impl Operated for DaskCluster {
                 .deployments
                 .get(&namespace, &scheduler)
                 .map(|it| (*it).clone()),
+            journal_claim: caches
+                .claims
+                .get(&namespace, &names::journal_claim(&name))
+                .map(|it| it.metadata.clone()),
             groups: groups.iter().map(|it| DaskWorkerGroup::clone(it)).collect(),
             secrets,
             scheduler_pods: of_component(SCHEDULER),
             worker_pods: of_component(WORKER),
+            runner_pods: of_component(RUNNER),
+            disruption_budgets: owned(&caches.budgets.of_cluster(&key)),
+            network_policies: owned(&caches.policies.of_cluster(&key)),
+            service_accounts: owned(&caches.accounts.of_cluster(&key)),
+            signal: context.signals.get(&key),
+            refusals: context.refusals.get(&uid),
         };
-        Ok(cluster::plan(
-            self,
-            &observed,
-            &context.settings,
-            Timestamp::now(),
-        ))
-    }
-
-    fn written(namespace: &str, name: &str, version: Option<&str>) -> Written {
-        Written::put(ObjectKind::Cluster, namespace, name, version)
+        link::follow(context, self, &observed.scheduler_pods);
+        context.dask.follow(self, &observed.scheduler_pods);
+        let now = Timestamp::now();
+        let mut plan = cluster::plan(self, &observed, &context.settings, now);
+        // Stock Dask has no Secrets of ours.
+        if self.spec.runtime() == Runtime::Rust {
+            plan.wake(secrets::look_again(caches.clusters.len()));
+        }
+        Ok(plan)
     }
 
     fn status(&self) -> Option<&ClusterStatus> {
@@ -126,10 +151,14 @@ impl Operated for DaskCluster {
 
 impl Operated for DaskWorkerGroup {
     type Status = WorkerGroupStatus;
-    const KIND: &'static str = "DaskWorkerGroup";
+    const OBJECT: ObjectKind = ObjectKind::WorkerGroup;
 
     fn cache(caches: &Caches) -> &Cache<Self> {
         &caches.groups
+    }
+
+    fn target(namespace: String, name: String) -> Target {
+        Target::Group { namespace, name }
     }
 
     async fn plan(&self, context: &Context) -> Result<Plan<WorkerGroupStatus>, OperatorError> {
@@ -144,13 +173,30 @@ impl Operated for DaskWorkerGroup {
             None => None,
         };
         let pods = caches.pods.of_cluster(&key);
+        // The pods of a Dask worker belong to the ReplicaSet of its Deployment.
+        let name = self.name_any();
+        let is_labelled = |pod: &Pod| pod.labels().get(WORKER_GROUP_NAME) == Some(&name);
+        let is_dask = cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.spec.runtime() == Runtime::Dask);
         let own = pods
             .iter()
-            .filter(|pod| pod.owner_references().iter().any(|owner| owner.uid == uid));
+            .filter(|pod| is_owned(&***pod, &uid) || (is_dask && is_labelled(pod)));
+        let deployments = caches.deployments.of_cluster(&key);
+        let workers = deployments.iter().filter(|it| is_owned(&***it, &uid));
+        let workers = workers.map(|it| Deployment::clone(it)).collect();
         let observed = group::Observed {
             cluster: cluster.map(|it| (*it).clone()),
-            pods: own.map(|pod| Pod::clone(pod)).collect(),
+            pods: own.map(Arc::clone).collect(),
             has_certificates: certificate.is_some_and(|state| state.has_all_keys),
+            deployments: workers,
+            scheduler: caches
+                .deployments
+                .get(&namespace, &names::scheduler(&key.cluster))
+                .map(|it| (*it).clone()),
+            autoscalers: owned(&caches.autoscalers.of_cluster(&key)),
+            signal: context.signals.get(&key),
+            refusals: context.refusals.get(&uid),
         };
         Ok(group::plan(
             self,
@@ -158,10 +204,6 @@ impl Operated for DaskWorkerGroup {
             &context.settings,
             Timestamp::now(),
         ))
-    }
-
-    fn written(namespace: &str, name: &str, version: Option<&str>) -> Written {
-        Written::put(ObjectKind::WorkerGroup, namespace, name, version)
     }
 
     fn status(&self) -> Option<&WorkerGroupStatus> {
@@ -179,17 +221,25 @@ impl Operated for DaskWorkerGroup {
 
 impl Operated for DaskJob {
     type Status = JobStatus;
-    const KIND: &'static str = "DaskJob";
+    const OBJECT: ObjectKind = ObjectKind::Job;
 
     fn cache(caches: &Caches) -> &Cache<Self> {
         &caches.jobs
+    }
+
+    fn target(namespace: String, name: String) -> Target {
+        Target::Job { namespace, name }
     }
 
     async fn plan(&self, context: &Context) -> Result<Plan<JobStatus>, OperatorError> {
         let (namespace, name) = (self.namespace().unwrap_or_default(), self.name_any());
         let caches = &context.caches;
         let work = caches.config_maps.get(&namespace, &names::work(&name));
-        let observed = job::Observed {
+        let uid = self.uid().unwrap_or_default();
+        let key = ClusterKey::new(namespace.clone(), name.clone());
+        let mut runs = caches.jobs.of_cluster(&key);
+        runs.retain(|run| is_owned(&**run, &uid));
+        let mut observed = job::Observed {
             cluster: caches
                 .clusters
                 .get(&namespace, &name)
@@ -203,17 +253,17 @@ impl Operated for DaskJob {
                 metadata: it.metadata.clone(),
                 ..ConfigMap::default()
             }),
+            runs: owned(&runs),
+            refusals: context.refusals.get(&uid),
+            warnings: Vec::new(),
         };
-        Ok(job::plan(
-            self,
-            &observed,
-            &context.settings,
-            Timestamp::now(),
-        ))
-    }
-
-    fn written(namespace: &str, name: &str, version: Option<&str>) -> Written {
-        Written::job(namespace, name, version)
+        let now = Timestamp::now();
+        if job::wants_warnings(self, &observed, now)
+            && let Some(runner) = &observed.runner
+        {
+            observed.warnings = warnings::of_pod(context, runner).await;
+        }
+        Ok(job::plan(self, &observed, &context.settings, now))
     }
 
     fn status(&self) -> Option<&JobStatus> {
@@ -225,4 +275,63 @@ impl Operated for DaskJob {
             .job_status
             .map_or_else(|| "no state".to_owned(), |state| state.to_string())
     }
+}
+
+impl Operated for DaskAutoscaler {
+    type Status = AutoscalerStatus;
+    const OBJECT: ObjectKind = ObjectKind::Autoscaler;
+
+    fn cache(caches: &Caches) -> &Cache<Self> {
+        &caches.autoscalers
+    }
+
+    fn target(namespace: String, name: String) -> Target {
+        Target::Autoscaler { namespace, name }
+    }
+
+    async fn plan(&self, context: &Context) -> Result<Plan<AutoscalerStatus>, OperatorError> {
+        let namespace = self.namespace().unwrap_or_default();
+        let key = ClusterKey::new(namespace.clone(), self.spec.cluster.clone());
+        let caches = &context.caches;
+        let observed = autoscaler::Observed {
+            cluster: caches
+                .clusters
+                .get(&namespace, &key.cluster)
+                .map(|it| (*it).clone()),
+            groups: owned(&caches.groups.of_cluster(&key)),
+            autoscalers: owned(&caches.autoscalers.of_cluster(&key)),
+            signal: context.signals.get(&key),
+            refusals: context.refusals.get(&self.uid().unwrap_or_default()),
+        };
+        Ok(autoscaler::plan(
+            self,
+            &observed,
+            &context.settings,
+            Timestamp::now(),
+        ))
+    }
+
+    fn status(&self) -> Option<&AutoscalerStatus> {
+        self.status.as_ref()
+    }
+
+    fn summary(status: &AutoscalerStatus) -> String {
+        let ready = status.conditions.iter().find(|it| it.type_ == "Ready");
+        ready.map_or_else(
+            || "no conditions".to_owned(),
+            |ready| format!("Ready is {} because of {}", ready.status, ready.reason),
+        )
+    }
+}
+
+fn is_owned(object: &impl Resource, uid: &str) -> bool {
+    object
+        .owner_references()
+        .iter()
+        .any(|owner| owner.uid == uid)
+}
+
+/// Planners take values.
+fn owned<K: Clone>(objects: &[Arc<K>]) -> Vec<K> {
+    objects.iter().map(|object| K::clone(object)).collect()
 }

@@ -5,25 +5,39 @@ mod apply;
 mod arguments;
 mod backoff;
 mod cache;
+mod caches;
 mod certificates;
 mod context;
 mod controllers;
+mod dask;
 mod definitions;
+mod discovery;
 mod error;
 mod execute;
 mod health;
 mod http;
+mod issued;
 mod kinds;
+mod leadership;
+mod lease;
+mod link;
 mod logging;
 mod metrics;
 mod queue;
 mod reconcile;
+mod refusals;
 mod route;
 mod run;
 mod scope;
 mod secrets;
+mod seen_pod;
 #[cfg(test)]
 mod server;
+mod signals;
+mod tokens;
+mod traffic;
+mod turns;
+mod warnings;
 mod watch;
 
 use std::process::ExitCode;
@@ -38,7 +52,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Some(Command::Crds) => definitions::print(),
-        Some(Command::Run(run)) => run::run(run),
+        Some(Command::Run(run)) => run::run(*run),
         None => run::run(arguments.run),
     };
     match done {

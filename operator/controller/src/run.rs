@@ -1,4 +1,4 @@
-//! Starts everything, waits for a signal, and ends within two seconds of it.
+//! Starts everything, waits for a signal, and ends within three seconds of it.
 
 use std::io;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use oxidask_operator_plan::Settings;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::FIELD_MANAGER;
@@ -19,15 +19,21 @@ use crate::arguments::RunArguments;
 use crate::context::REQUESTS_MAX;
 use crate::error::OperatorError;
 use crate::health::Health;
+use crate::leadership::Leadership;
+use crate::lease::{Keeper, LeaseSettings};
 use crate::metrics::Metrics;
-use crate::scope::{self, Shared};
-use crate::{http, logging};
+use crate::scope::{self, Shared, Term};
+use crate::turns::Turns;
+use crate::{http, logging, traffic};
 
 /// Threads; more do not help one API server's client.
 const THREADS_MAX: usize = 4;
 
 /// How long reconciliations that are under way may take after a signal.
 const FAREWELL: Duration = Duration::from_millis(1500);
+
+/// How long giving the lease back may take after that.
+const RELEASE: Duration = Duration::from_millis(500);
 
 /// What the rest of the runtime may take after that.
 const SHUTDOWN: Duration = Duration::from_millis(200);
@@ -57,14 +63,14 @@ async fn serve(arguments: RunArguments) -> Result<(), OperatorError> {
             source: Box::new(source),
         })?;
     let server = config.cluster_url.to_string();
-    let client = Client::try_from(config).map_err(|source| OperatorError::Configuration {
-        source: Box::new(source),
-    })?;
+    let own_namespace = config.default_namespace.clone();
+    let metrics = Arc::new(Metrics::new());
+    let client = traffic::client(config, &metrics)?;
     let address = arguments.http_bind;
     let listener = TcpListener::bind(address)
         .await
         .map_err(|source| OperatorError::Listen { address, source })?;
-    let shared = shared(&arguments, client, shutdown.clone());
+    let shared = shared(&arguments, client, metrics, shutdown.clone());
     tokio::spawn(http::serve(
         listener,
         Arc::clone(&shared.health),
@@ -78,14 +84,17 @@ async fn serve(arguments: RunArguments) -> Result<(), OperatorError> {
         namespaces = if namespaces.is_empty() { "all".to_owned() } else { namespaces.join(",") },
         runtime_image = arguments.runtime_image,
         http = %address,
+        leader_elect = arguments.leader_elect,
         "started"
     );
+    let release = CancellationToken::new();
+    let (terms, keeping) = lead(&arguments, own_namespace, &shared, &release);
     let mut scopes = JoinSet::new();
     if namespaces.is_empty() {
-        scopes.spawn(scope::run(shared, None));
+        scopes.spawn(scope::run(shared.clone(), None, terms));
     } else {
         for namespace in namespaces {
-            scopes.spawn(scope::run(shared.clone(), Some(namespace)));
+            scopes.spawn(scope::run(shared.clone(), Some(namespace), terms.clone()));
         }
     }
     shutdown.cancelled().await;
@@ -93,11 +102,56 @@ async fn serve(arguments: RunArguments) -> Result<(), OperatorError> {
         while scopes.join_next().await.is_some() {}
     });
     let is_complete = ended.await.is_ok();
-    tracing::info!(is_complete, "stopped");
+    // Only now may another replica begin.
+    shared.leadership.end();
+    release.cancel();
+    let is_released = tokio::time::timeout(RELEASE, keeping).await.is_ok();
+    tracing::info!(is_complete, is_released, "stopped");
     Ok(())
 }
 
-fn shared(arguments: &RunArguments, client: Client, shutdown: CancellationToken) -> Shared {
+/// The terms in which this process leads, and the task that gets them.
+fn lead(
+    arguments: &RunArguments,
+    own_namespace: String,
+    shared: &Shared,
+    release: &CancellationToken,
+) -> (watch::Receiver<Term>, JoinHandle<()>) {
+    if !arguments.leader_elect {
+        shared.metrics.leads(true);
+        let (terms, term) = watch::channel(Some(CancellationToken::new()));
+        let release = release.clone();
+        // Keeps the channel open.
+        let keeping = tokio::spawn(async move {
+            release.cancelled().await;
+            drop(terms);
+        });
+        return (term, keeping);
+    }
+    let (terms, term) = watch::channel(None);
+    let namespace = arguments.lease_namespace.clone();
+    let namespace = namespace
+        .filter(|namespace| !namespace.is_empty())
+        .unwrap_or(own_namespace);
+    let duration = Duration::from_secs(arguments.lease_seconds.into());
+    let settings = LeaseSettings::new(namespace, arguments.lease_name.clone(), duration);
+    let leadership = shared.leadership.clone();
+    let keeper = Keeper::new(settings, shared.client.clone(), leadership, terms);
+    let (metrics, mut changes) = (Arc::clone(&shared.metrics), term.clone());
+    tokio::spawn(async move {
+        while changes.changed().await.is_ok() {
+            metrics.leads(changes.borrow().is_some());
+        }
+    });
+    (term, tokio::spawn(keeper.run(release.clone())))
+}
+
+fn shared(
+    arguments: &RunArguments,
+    client: Client,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) -> Shared {
     let reporter = Reporter {
         controller: FIELD_MANAGER.to_owned(),
         instance: std::env::var("HOSTNAME")
@@ -109,15 +163,24 @@ fn shared(arguments: &RunArguments, client: Client, shutdown: CancellationToken)
         image_pull_policy: arguments
             .image_pull_policy
             .map(|policy| policy.name().to_owned()),
+        network_policies: arguments.network_policies,
+        operator_namespace: arguments.lease_namespace.clone(),
+        metrics_namespace: arguments.metrics_namespace.clone(),
     };
     Shared {
         recorder: Recorder::new(client.clone(), reporter),
         client,
         settings,
         concurrency: arguments.concurrency,
-        metrics: Arc::new(Metrics::new()),
+        metrics,
         health: Arc::new(Health::default()),
-        requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        turns: Turns::new(REQUESTS_MAX),
+        leadership: if arguments.leader_elect {
+            Leadership::waiting()
+        } else {
+            Leadership::alone()
+        },
+        addresses: arguments.scheduler_address_template.clone(),
         shutdown,
     }
 }

@@ -10,12 +10,17 @@ use kube::client::Body;
 use kube::runtime::events::Recorder;
 use oxidask_operator_plan::Settings;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use crate::backoff::Attempts;
-use crate::context::{Caches, Context, Feeds};
+use crate::caches::{Caches, Feeds};
+use crate::context::Context;
+use crate::dask::DaskLinks;
+use crate::leadership::Leadership;
+use crate::link::{AddressTemplate, Environment, Links};
 use crate::metrics::Metrics;
+use crate::refusals::Refusals;
 use crate::secrets::SecretStates;
+use crate::turns::Turns;
 
 /// A request as the server got it.
 #[derive(Debug, Clone)]
@@ -66,21 +71,48 @@ pub(crate) fn context(answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static)
 pub(crate) fn context_with_feeds(
     answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
 ) -> (Context, Feeds, Log) {
+    context_with_schedulers(answer, AddressTemplate::default())
+}
+
+/// The same with schedulers that listen there.
+pub(crate) fn context_with_schedulers(
+    answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+    addresses: AddressTemplate,
+) -> (Context, Feeds, Log) {
     let log = Log::default();
     let client = client(Arc::new(answer), Arc::clone(&log));
     let (feeds, caches) = Caches::new();
+    let (caches, metrics) = (Arc::new(caches), Arc::new(Metrics::new()));
+    let environment = Arc::new(Environment::new(
+        client.clone(),
+        Arc::clone(&caches),
+        Arc::clone(&metrics),
+        Leadership::alone(),
+        addresses,
+    ));
     let context = Context {
         recorder: Recorder::new(client.clone(), "oxidask-operator".into()),
         client,
+        dask: DaskLinks::new(
+            Arc::clone(&caches),
+            Arc::clone(&environment.signals),
+            Arc::clone(&environment.queues),
+        ),
         caches,
         secrets: SecretStates::default(),
         settings: Settings {
             runtime_image: "runtime:test".to_owned(),
             image_pull_policy: None,
+            ..Settings::default()
         },
-        metrics: Arc::new(Metrics::new()),
+        metrics,
         attempts: Attempts::default(),
-        requests: Arc::new(Semaphore::new(4)),
+        refusals: Refusals::default(),
+        signals: Arc::clone(&environment.signals),
+        queues: Arc::clone(&environment.queues),
+        links: Links::new(environment),
+        turns: Turns::new(4),
+        leadership: Leadership::alone(),
         settle_limit: Duration::from_millis(20),
     };
     (context, feeds, log)

@@ -24,14 +24,12 @@ use crate::cache::{Change, Feed};
 use crate::context::Context;
 use crate::error::OneLine;
 use crate::health::Health;
-use crate::queue::Queues;
 use crate::route::Routed;
 
 /// What all watches of a scope share.
 #[derive(Clone)]
 pub(crate) struct Watching {
     pub(crate) context: Arc<Context>,
-    pub(crate) queues: Arc<Queues>,
     pub(crate) health: Arc<Health>,
     /// None for all namespaces.
     pub(crate) namespace: Option<String>,
@@ -135,13 +133,15 @@ async fn take<W, K: Routed>(
             },
         },
     };
-    let Some(change) = feed.take(&event.modify(|object| object.managed_fields_mut().clear()))
-    else {
+    let pruned = event.modify(|object| object.managed_fields_mut().clear());
+    let Some(change) = feed.take(&pruned) else {
         return;
     };
     let context = &watching.context;
     if let Change::Gone(object) = &change {
-        context.attempts.forget(&object.uid().unwrap_or_default());
+        let uid = object.uid().unwrap_or_default();
+        context.attempts.forget(&uid);
+        context.refusals.forget(&uid);
         K::forget(object, context);
     }
     let kind = K::kind(&());
@@ -149,10 +149,8 @@ async fn take<W, K: Routed>(
         .metrics
         .objects(&kind, watching.namespace.as_deref(), feed.cache().len());
     context.caches.changed.notify_waiters();
-    watching
-        .queues
-        .send(K::targets(&change, &context.caches))
-        .await;
+    let targets = K::targets(&change, &context.caches);
+    context.queues.send(targets).await;
 }
 
 /// What was known of an object before it could not be read any more: better than nothing, because
@@ -212,10 +210,8 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_read_is_said_and_stays_as_it_was() {
         let (context, feeds, log) = server::context_with_feeds(server::stored);
-        let (queues, _receivers) = Queues::new();
         let watching = Watching {
             context: Arc::new(context),
-            queues: Arc::new(queues),
             health: Arc::default(),
             namespace: None,
         };

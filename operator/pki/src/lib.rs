@@ -1,17 +1,21 @@
 //! A certificate authority per cluster and leaf certificates per role.
 //!
-//! Owns what is in a certificate of a cluster and how its files are written. Never checks a peer
-//! (that is `oxidask-comm`), never opens a socket, keeps nothing between calls but the authority.
+//! Owns what is in a certificate of a cluster, how its files are written, and bundles of several
+//! authorities while one replaces another. Never checks a peer (that is `oxidask-comm`), never opens
+//! a socket, keeps nothing between calls but the authority.
 //!
 //! Invariants: a leaf names exactly one identity in exactly one URI; it may be used by both ends
 //! of a connection; all keys are ECDSA P-256; a key's file is readable by its owner only.
 
+mod bundle;
 mod files;
+mod foreign;
 mod lifetime;
 mod reading;
 mod stored;
 
 use std::fmt;
+use std::time::SystemTime;
 
 use oxidask_diagnostic::{Code, Coded};
 use oxidask_identity::{Identity, IdentityError};
@@ -21,6 +25,9 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 
+pub use bundle::{
+    bundle_digest, certificate_digest, issuer_digest, joined_bundle, without_certificate,
+};
 pub use files::{AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE};
 pub use lifetime::{AUTHORITY_LIFETIME, BACKDATING, LEAF_LIFETIME, Lifetime};
 use oxidask_identity::Role;
@@ -56,6 +63,12 @@ pub enum PkiError {
     /// A kept certificate is not of the kept key, or not of this cluster.
     #[error("the authority's certificate is not of its key and of this cluster")]
     Mismatch,
+    /// A certificate that somebody gave cannot issue others.
+    #[error("the certificate in `tls.crt` cannot issue certificates: {problem}")]
+    NoAuthority {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// A file could not be written.
     #[error("`{path}` cannot be written")]
     Write {
@@ -75,6 +88,7 @@ impl Coded for PkiError {
             | Self::Read { .. }
             | Self::Unreadable
             | Self::Mismatch
+            | Self::NoAuthority { .. }
             | Self::Write { .. } => Code::CertificateFiles,
         }
     }
@@ -101,6 +115,8 @@ impl fmt::Debug for Leaf {
 pub struct Authority {
     identity: Identity,
     ca_pem: String,
+    /// When it ends, if somebody else has made it: what it issues then ends with it at the latest.
+    not_after: Option<SystemTime>,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -128,9 +144,11 @@ impl Authority {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         let params = authority_params(namespace, cluster);
         let certificate = params.self_signed(&key).map_err(failed)?;
+        let ca_pem = certificate.pem();
         Ok(Self {
             identity,
-            ca_pem: certificate.pem(),
+            not_after: None,
+            ca_pem,
             issuer: Issuer::new(params, key),
         })
     }
@@ -171,7 +189,11 @@ impl Authority {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         params.use_authority_key_identifier_extension = true;
-        lifetime.into().apply(&mut params);
+        let mut lifetime = lifetime.into();
+        if let Some(end) = self.not_after {
+            lifetime.not_after = lifetime.not_after.min(end);
+        }
+        lifetime.apply(&mut params);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
         Ok(Leaf {

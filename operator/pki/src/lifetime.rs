@@ -8,9 +8,8 @@ use time::OffsetDateTime;
 /// How long an authority is valid: ten years.
 pub const AUTHORITY_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 
-/// How long a role's certificate in a Secret is valid: a year, as long as pods read theirs only when
-/// they start.
-pub const LEAF_LIFETIME: Duration = Duration::from_hours(365 * 24);
+/// How long a role's certificate in a Secret is valid unless the manifest says otherwise: 90 days.
+pub const LEAF_LIFETIME: Duration = Duration::from_hours(90 * 24);
 
 /// How far before now a certificate becomes valid, for clocks that differ a little.
 pub const BACKDATING: Duration = Duration::from_mins(5);

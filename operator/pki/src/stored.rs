@@ -35,6 +35,7 @@ impl Authority {
         }
         Ok(Self {
             identity,
+            not_after: Some(crate::not_after(ca_pem)?),
             ca_pem: ca_pem.to_owned(),
             issuer: Issuer::new(params, key),
         })

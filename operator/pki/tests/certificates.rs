@@ -6,7 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
 use oxidask_identity::Role;
-use oxidask_pki::{AUTHORITY_LIFETIME, Authority, LEAF_LIFETIME, Lifetime, PkiError, not_after};
+use oxidask_pki::{
+    AUTHORITY_LIFETIME, Authority, LEAF_LIFETIME, Lifetime, PkiError, bundle_digest,
+    certificate_digest, issuer_digest, joined_bundle, not_after, without_certificate,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
@@ -198,4 +201,98 @@ fn keys_are_not_shown() {
     let error = Authority::from_pem("science", "flights", &key, &key).unwrap_err();
     let error = format!("{error:?} {error}");
     assert!(!error.contains(secret), "{error}");
+}
+
+#[test]
+fn bundles_are_joined_and_known_again() {
+    let one = Authority::new("science", "flights").unwrap().ca_pem();
+    let two = Authority::new("science", "flights").unwrap().ca_pem();
+    let both = joined_bundle(&[&one, &two, &one]);
+    assert_eq!(both.matches("BEGIN").count(), 2, "each once");
+    let digest = bundle_digest(&both);
+    assert!(digest.is_some());
+    assert_eq!(
+        digest,
+        bundle_digest(&joined_bundle(&[&two, &one])),
+        "order is nothing"
+    );
+    assert_eq!(
+        digest,
+        bundle_digest(&format!("a comment\n{two}\r\n\n{one}"))
+    );
+    assert_ne!(digest, bundle_digest(&one));
+    assert_ne!(bundle_digest(&one), certificate_digest(&one));
+    let left = without_certificate(&both, &certificate_digest(&one).unwrap());
+    assert_eq!(bundle_digest(&left), bundle_digest(&two));
+    for nonsense in [
+        "",
+        "-----BEGIN CERTIFICATE-----",
+        "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----",
+    ] {
+        assert_eq!(bundle_digest(nonsense), None);
+        assert_eq!(certificate_digest(nonsense), None);
+    }
+}
+
+#[test]
+fn the_issuer_is_found_by_its_signature() {
+    let old = Authority::new("science", "flights").unwrap();
+    let new = Authority::new("science", "flights").unwrap();
+    let leaf = new.issue(Role::Worker, HOUR).unwrap();
+    let both = joined_bundle(&[&old.ca_pem(), &new.ca_pem()]);
+    let issuer = issuer_digest(&leaf.cert_pem, &both);
+    assert_eq!(issuer, certificate_digest(&new.ca_pem()));
+    assert_eq!(issuer_digest(&leaf.cert_pem, &old.ca_pem()), None);
+    let expired = new.issue(Role::Worker, Lifetime::expired()).unwrap();
+    assert_eq!(
+        issuer_digest(&expired.cert_pem, &both),
+        issuer,
+        "who signed it stays true"
+    );
+}
+
+/// An authority as `openssl` or cert-manager make one, with a lifetime of its own.
+fn users_authority(is_authority: bool, hours: i64) -> (String, String) {
+    let mut params = rcgen::CertificateParams::default();
+    let name = &mut params.distinguished_name;
+    name.push(rcgen::DnType::OrganizationName, "Company");
+    name.push(rcgen::DnType::CommonName, "Company Root");
+    if is_authority {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    }
+    let now = time::OffsetDateTime::from(SystemTime::now());
+    params.not_before = now - time::Duration::hours(48);
+    params.not_after = now + time::Duration::hours(hours);
+    let key = rcgen::KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[test]
+fn a_users_authority_issues_and_its_faults_are_told() {
+    let (certificate, key) = users_authority(true, 5);
+    let authority = Authority::from_user("science", "flights", &certificate, &key).unwrap();
+    let leaf = authority.issue(Role::Worker, LEAF_LIFETIME).unwrap();
+    verify(&authority, &leaf.cert_pem, KeyUsage::server_auth()).unwrap();
+    let end = not_after(&leaf.cert_pem).unwrap();
+    assert_eq!(
+        end,
+        not_after(&certificate).unwrap(),
+        "it does not outlive its authority"
+    );
+
+    let (_, other) = users_authority(true, 5);
+    let (leaf_like, its_key) = users_authority(false, 5);
+    let (ended, its_old_key) = users_authority(true, -1);
+    for (certificate, key, words) in [
+        (&certificate, &other, "is not its key"),
+        (&leaf_like, &its_key, "end entity"),
+        (&ended, &its_old_key, "it has ended"),
+    ] {
+        let error = Authority::from_user("science", "flights", certificate, key).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    let nothing = Authority::from_user("science", "flights", "", &key).unwrap_err();
+    assert!(matches!(nothing, PkiError::Unreadable));
+    let error = Authority::from_user("science", "flights", &certificate, "no key").unwrap_err();
+    assert!(error.to_string().contains("PKCS #8"), "{error}");
 }

@@ -40,6 +40,14 @@ pub enum PlanError {
         #[source]
         source: serde_json::Error,
     },
+    /// A container of a Dask cluster has no image, and nobody can guess which Dask it shall be.
+    #[error("the container `{container}` of `{path}` has no image")]
+    DaskImage {
+        /// Where the pod stands in the manifest.
+        path: &'static str,
+        /// The container's name.
+        container: String,
+    },
     /// Somebody else has an object of the name.
     #[error("the {kind} `{name}` exists already and belongs to somebody else")]
     Taken {
@@ -47,6 +55,14 @@ pub enum PlanError {
         kind: ObjectKind,
         /// Its name.
         name: String,
+    },
+    /// A field has a value that is not allowed.
+    #[error("`{path}` {problem}")]
+    Field {
+        /// Where it stands in the manifest.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// Two fields exclude each other.
     #[error("`spec.cluster.spec.runtime` is `Dask`, which cannot run work of kind `{work}`")]
@@ -74,6 +90,22 @@ pub enum PlanError {
         /// Its message, which ends with a hint.
         message: String,
     },
+    /// A schedule that cannot be followed.
+    #[error("`spec.{field}` cannot be used: {problem}")]
+    Schedule {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Two autoscalers of one cluster.
+    #[error("the DaskAutoscaler `{older}` is older and decides about the cluster `{cluster}`")]
+    AutoscalerConflict {
+        /// The one that decides.
+        older: String,
+        /// The cluster.
+        cluster: String,
+    },
     /// The work does not fit into a `ConfigMap`.
     #[error("the job takes {bytes} bytes, but at most {bytes_max} fit into a ConfigMap")]
     WorkSize {
@@ -91,9 +123,12 @@ impl Coded for PlanError {
             Self::NotOperated { .. } => Code::NotOperated,
             Self::Template { .. } => Code::PodTemplate,
             Self::Taken { .. } => Code::ObjectTaken,
-            Self::RuntimeOfWork { .. } => Code::ManifestValue,
+            Self::RuntimeOfWork { .. } | Self::Field { .. } => Code::ManifestValue,
+            Self::DaskImage { .. } => Code::DaskImage,
             Self::Work { .. } | Self::WorkFile { .. } => Code::ManifestWork,
+            Self::Schedule { .. } => Code::ScheduleInvalid,
             Self::WorkSize { .. } => Code::LimitPassed,
+            Self::AutoscalerConflict { .. } => Code::AutoscalerConflict,
             Self::ClusterStalled { code, .. } => *code,
         }
     }

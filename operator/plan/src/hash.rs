@@ -4,6 +4,7 @@
 //! mark is not applied again.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::Object;
@@ -22,20 +23,31 @@ pub(crate) fn hex(digest: &[u8], digits: usize) -> String {
 
 /// The mark of the desired form.
 fn mark(object: &Object) -> String {
-    let digest = Sha256::digest(object.to_value().to_string().as_bytes());
-    hex(&digest, MARK_DIGITS)
+    mark_of(&object.to_value())
+}
+
+/// The mark of an object that has no type of ours.
+pub(crate) fn mark_of(object: &Value) -> String {
+    hex(&Sha256::digest(object.to_string().as_bytes()), MARK_DIGITS)
+}
+
+/// The object with its mark.
+pub(crate) fn marked(mut object: Object) -> Object {
+    let mark = mark(&object);
+    let annotations = object.metadata_mut().annotations.get_or_insert_default();
+    annotations.insert(APPLIED_HASH.to_owned(), mark);
+    object
+}
+
+/// Whether the observed object carries the mark of this form.
+pub(crate) fn is_applied(object: &Object, observed: &ObjectMeta) -> bool {
+    applied_mark(observed) == Some(mark(object).as_str())
 }
 
 /// The object with its mark, unless the observed one carries the same.
-pub(crate) fn unless_applied(mut object: Object, observed: Option<&ObjectMeta>) -> Option<Object> {
-    let mark = mark(&object);
-    let applied = observed.and_then(applied_mark);
-    if applied == Some(mark.as_str()) {
-        return None;
-    }
-    let annotations = object.metadata_mut().annotations.get_or_insert_default();
-    annotations.insert(APPLIED_HASH.to_owned(), mark);
-    Some(object)
+pub(crate) fn unless_applied(object: Object, observed: Option<&ObjectMeta>) -> Option<Object> {
+    let is_applied = observed.is_some_and(|observed| is_applied(&object, observed));
+    (!is_applied).then(|| marked(object))
 }
 
 /// The mark that an observed object carries.

@@ -18,6 +18,9 @@ pub const DEFAULT_GROUP: &str = "default";
 /// Hex digits that tell the pods of a group apart.
 const POD_DIGITS: usize = 10;
 
+/// Bytes that the minute of a run takes in its name, with the dash; enough until the year 3871.
+const MINUTE_BYTES: usize = 10;
+
 /// The port of a scheduler's Service for workers and clients.
 pub const COMM_PORT: i32 = 8786;
 
@@ -37,6 +40,11 @@ pub fn scheduler_address(cluster: &str, namespace: &str) -> String {
         "oxidask://{}:{COMM_PORT}",
         scheduler_host(cluster, namespace)
     )
+}
+
+/// Of the claim for the volume of a scheduler's journal.
+pub fn journal_claim(cluster: &str) -> String {
+    format!("{cluster}-journal")
 }
 
 /// The names that foreign tools look for in the scheduler's certificate.
@@ -74,6 +82,16 @@ pub fn certificate_secret(cluster: &str, role: Role) -> String {
     format!("{cluster}-tls-{role}")
 }
 
+/// Of the Secret with the tokens of the scheduler's HTTP port.
+pub fn http_token_secret(cluster: &str) -> String {
+    format!("{cluster}-http-token")
+}
+
+/// Of the network policy of a cluster.
+pub fn network_policy(cluster: &str) -> String {
+    format!("{cluster}-dask")
+}
+
 /// Of the pod that submits the work of a job.
 pub fn runner(job: &str) -> String {
     format!("{job}-runner")
@@ -101,6 +119,11 @@ pub fn worker_pod(group: &str, group_uid: &str, index: u64) -> String {
 /// Checks the name of a cluster or a job.
 pub fn check(what: &'static str, name: &str) -> Result<(), PlanError> {
     check_bytes(what, name, CLUSTER_NAME_BYTES_MAX)
+}
+
+/// Checks the name of a job with a schedule: its runs have longer ones.
+pub fn check_schedule(name: &str) -> Result<(), PlanError> {
+    check_bytes("schedule", name, CLUSTER_NAME_BYTES_MAX - MINUTE_BYTES)
 }
 
 /// Checks the name of a `DaskWorkerGroup`.

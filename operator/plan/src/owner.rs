@@ -60,6 +60,11 @@ pub(crate) fn refuse_foreign(
     }
 }
 
+/// Whether the object is kept by that finalizer.
+pub(crate) fn has_finalizer(object: &ObjectMeta, finalizer: &str) -> bool {
+    object.finalizers.iter().flatten().any(|it| it == finalizer)
+}
+
 /// Whether the object is being deleted.
 pub(crate) fn is_terminating(object: &ObjectMeta) -> bool {
     object.deletion_timestamp.is_some()

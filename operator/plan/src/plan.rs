@@ -6,33 +6,56 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use oxidask_identity::Role;
-use oxidask_operator_api::API_VERSION;
-use oxidask_operator_api::kubernetes::{DaskCluster, DaskWorkerGroup};
-use serde_json::{Value, json};
+
+use serde_json::Value;
+
+use crate::object::{Object, ObjectKey, ObjectKind};
 
 /// What the operator is told when it starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// The image of schedulers, workers and runners whose manifest names none.
     pub runtime_image: String,
     /// The pull policy of pods whose manifest names none.
     pub image_pull_policy: Option<String>,
+    /// Whether each cluster gets a network policy.
+    pub network_policies: bool,
+    /// The namespace of the operator, which network policies let in.
+    pub operator_namespace: Option<String>,
+    /// The only namespace that network policies let look at metrics; none: every one.
+    pub metrics_namespace: Option<String>,
 }
 
-/// What has to be done, carried out in this order: status, certificates, apply, delete, events.
-/// A step that fails ends the round; the next one starts from a new snapshot.
+impl Settings {
+    /// The settings of an operator that is told nothing but the image.
+    pub fn new(runtime_image: impl Into<String>) -> Self {
+        Self {
+            runtime_image: runtime_image.into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What has to be done, carried out in the order of the fields. A step that fails ends the round;
+/// the next one starts from a new snapshot.
 #[derive(Debug, Clone)]
 pub struct Plan<S> {
+    /// Finalizers and annotations to add to or to take from objects.
+    pub metadata: Vec<MetadataChange>,
     /// The whole desired status, if it differs from the observed one.
     pub status: Option<S>,
     /// Certificates to issue.
     pub certificates: Option<CertificateRequest>,
     /// Objects to apply on the server's side, in this order.
     pub apply: Vec<Object>,
+    /// New numbers of workers for groups.
+    pub scale: Vec<Scaling>,
+    /// Workers that the scheduler is asked to drain. Asking again changes nothing.
+    pub retire: Vec<Retirement>,
+    /// Workers of which the scheduler is told that they have ended.
+    pub ended: Vec<WorkerEnd>,
     /// Objects to delete, in the background, with the UID as precondition.
     pub delete: Vec<Deletion>,
     /// Events about the planned object.
@@ -44,9 +67,13 @@ pub struct Plan<S> {
 impl<S> Default for Plan<S> {
     fn default() -> Self {
         Self {
+            metadata: Vec::new(),
             status: None,
             certificates: None,
             apply: Vec::new(),
+            scale: Vec::new(),
+            retire: Vec::new(),
+            ended: Vec::new(),
             delete: Vec::new(),
             events: Vec::new(),
             wake_after: None,
@@ -57,25 +84,128 @@ impl<S> Default for Plan<S> {
 impl<S> Plan<S> {
     /// True when there is nothing to do before something changes or `wake_after` has passed.
     pub fn is_empty(&self) -> bool {
-        self.status.is_none()
+        self.metadata.is_empty()
+            && self.status.is_none()
             && self.certificates.is_none()
             && self.apply.is_empty()
+            && self.scale.is_empty()
+            && self.retire.is_empty()
+            && self.ended.is_empty()
             && self.delete.is_empty()
             && self.events.is_empty()
     }
+
+    /// Plans again no later than that.
+    pub fn wake(&mut self, after: Duration) {
+        self.wake_after = Some(self.wake_after.map_or(after, |before| before.min(after)));
+    }
 }
 
-/// Secrets of a cluster that are missing or about to end.
+/// Finalizers and annotations of an object that change, by a merge patch under its version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetadataChange {
+    /// Which object.
+    pub object: ObjectKey,
+    /// The version that was seen: another one is a conflict, and the next plan decides.
+    pub resource_version: Option<String>,
+    /// The finalizers that it has then, if they change.
+    pub finalizers: Option<Vec<String>>,
+    /// Annotations that change: `None` removes one.
+    pub annotations: BTreeMap<String, Option<String>>,
+}
+
+impl MetadataChange {
+    /// A change of nothing yet.
+    pub(crate) fn new(kind: ObjectKind, metadata: &ObjectMeta) -> Self {
+        Self {
+            object: ObjectKey::new(kind, metadata),
+            resource_version: metadata.resource_version.clone(),
+            finalizers: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
+/// A new `spec.worker.replicas` of a group, written by a patch under the version that was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scaling {
+    /// The group.
+    pub object: ObjectKey,
+    /// Its version in the snapshot.
+    pub resource_version: Option<String>,
+    /// How many workers it has now, by its spec.
+    pub from: u32,
+    /// How many it shall have.
+    pub to: u32,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// A worker to drain: no new work, what runs may finish, what only it holds goes elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retirement {
+    /// The namespace of its cluster.
+    pub namespace: String,
+    /// Its cluster.
+    pub cluster: String,
+    /// Its name.
+    pub worker: String,
+    /// What still runs after this time is stopped and runs elsewhere; zero: it is waited for.
+    pub deadline: Duration,
+    /// The worker stays after all.
+    pub is_cancelled: bool,
+}
+
+/// A worker that has ended for good, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerEnd {
+    /// The namespace of its cluster.
+    pub namespace: String,
+    /// Its cluster.
+    pub cluster: String,
+    /// Its name.
+    pub worker: String,
+    /// The UID of its pod.
+    pub pod_uid: String,
+    /// In words: exit status, signal, out of memory, evicted.
+    pub reason: String,
+}
+
+/// What the API server refused when the object's last plan was carried out, such as a pod for
+/// which a quota has no room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What was refused: `Pod a-default-worker-0123456789`.
+    pub object: String,
+    /// The API server's words.
+    pub message: String,
+}
+
+/// Secrets of a cluster that are missing, about to end, or to be changed: one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CertificateRequest {
     /// The cluster's name.
     pub cluster: String,
     /// Its namespace.
     pub namespace: String,
-    /// The authority is missing: make one first. `roles` then holds all roles.
-    pub needs_authority: bool,
+    /// What happens to the authority. Done before anything else.
+    pub authority: Option<AuthorityStep>,
+    /// The version of the authority's Secret in the snapshot: another one is a conflict.
+    pub authority_version: Option<String>,
+    /// The user's Secret that a new authority is taken from; none: it is generated.
+    pub authority_source: Option<String>,
+    /// The text of the annotation that asks for a rotation, to be remembered with the authority.
+    pub rotated_for: Option<String>,
     /// The roles that need a new certificate.
     pub roles: Vec<Role>,
+    /// The roles whose Secret needs the authority's present bundle, and nothing else.
+    pub bundles: Vec<Role>,
+    /// How long a certificate of a role is valid.
+    pub lifetime: Duration,
+    /// Whether the Secret with the HTTP tokens is missing.
+    pub needs_http_token: bool,
+    /// Objects of cert-manager to apply, complete.
+    pub issued: Vec<Value>,
     /// The owner of the Secrets.
     pub owner: OwnerReference,
     /// The labels of the Secrets.
@@ -84,179 +214,33 @@ pub struct CertificateRequest {
     pub scheduler_dns_names: Vec<String>,
 }
 
-/// An object in its desired form. `metadata.resourceVersion` is set where an old snapshot must
-/// not overwrite what somebody else has changed meanwhile: a conflict then means plan again.
-#[derive(Debug, Clone)]
-pub enum Object {
-    /// The Service in front of a scheduler.
-    Service(Box<Service>),
-    /// The scheduler.
-    Deployment(Box<Deployment>),
-    /// The work of a job.
-    ConfigMap(Box<ConfigMap>),
-    /// A worker or a runner.
-    Pod(Box<Pod>),
-    /// A group of workers.
-    WorkerGroup(Box<DaskWorkerGroup>),
-    /// The cluster of a job.
-    Cluster(Box<DaskCluster>),
-    /// A group that a user made gets its cluster as owner, and nothing else of it is touched.
-    Adoption(Box<Adoption>),
-}
-
-/// A group of workers and its future owner.
-#[derive(Debug, Clone)]
-pub struct Adoption {
-    /// Name, namespace and the owner reference; nothing else.
-    pub metadata: ObjectMeta,
-}
-
-impl Object {
-    /// Its kind.
-    pub fn kind(&self) -> ObjectKind {
-        match self {
-            Self::Service(_) => ObjectKind::Service,
-            Self::Deployment(_) => ObjectKind::Deployment,
-            Self::ConfigMap(_) => ObjectKind::ConfigMap,
-            Self::Pod(_) => ObjectKind::Pod,
-            Self::WorkerGroup(_) | Self::Adoption(_) => ObjectKind::WorkerGroup,
-            Self::Cluster(_) => ObjectKind::Cluster,
-        }
-    }
-
-    /// Its metadata.
-    pub fn metadata(&self) -> &ObjectMeta {
-        match self {
-            Self::Service(object) => &object.metadata,
-            Self::Deployment(object) => &object.metadata,
-            Self::ConfigMap(object) => &object.metadata,
-            Self::Pod(object) => &object.metadata,
-            Self::WorkerGroup(object) => &object.metadata,
-            Self::Cluster(object) => &object.metadata,
-            Self::Adoption(object) => &object.metadata,
-        }
-    }
-
-    pub(crate) fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        match self {
-            Self::Service(object) => &mut object.metadata,
-            Self::Deployment(object) => &mut object.metadata,
-            Self::ConfigMap(object) => &mut object.metadata,
-            Self::Pod(object) => &mut object.metadata,
-            Self::WorkerGroup(object) => &mut object.metadata,
-            Self::Cluster(object) => &mut object.metadata,
-            Self::Adoption(object) => &mut object.metadata,
-        }
-    }
-
-    /// Its name; every object of a plan has one.
-    pub fn name(&self) -> &str {
-        self.metadata().name.as_deref().unwrap_or_default()
-    }
-
-    /// Its namespace.
-    pub fn namespace(&self) -> &str {
-        self.metadata().namespace.as_deref().unwrap_or_default()
-    }
-
-    /// The body of the apply request, with `apiVersion` and `kind` and without a status.
-    pub fn to_value(&self) -> Value {
-        let value = match self {
-            Self::Service(object) => serde_json::to_value(object),
-            Self::Deployment(object) => serde_json::to_value(object),
-            Self::ConfigMap(object) => serde_json::to_value(object),
-            Self::Pod(object) => serde_json::to_value(object),
-            Self::WorkerGroup(object) => serde_json::to_value(object),
-            Self::Cluster(object) => serde_json::to_value(object),
-            Self::Adoption(object) => Ok(json!({
-                "apiVersion": API_VERSION,
-                "kind": ObjectKind::WorkerGroup.kind(),
-                "metadata": object.metadata,
-            })),
-        };
-        // These types are maps with string keys, which always have a JSON form.
-        let mut value = value.unwrap_or(Value::Null);
-        if let Some(object) = value.as_object_mut() {
-            object.remove("status");
-        }
-        value
+impl CertificateRequest {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.authority.is_none()
+            && self.roles.is_empty()
+            && self.bundles.is_empty()
+            && self.issued.is_empty()
+            && !self.needs_http_token
     }
 }
 
-/// The kinds that a plan applies or deletes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ObjectKind {
-    /// `v1` Service.
-    Service,
-    /// `apps/v1` Deployment.
-    Deployment,
-    /// `v1` `ConfigMap`.
-    ConfigMap,
-    /// `v1` Pod.
-    Pod,
-    /// `DaskWorkerGroup`.
-    WorkerGroup,
-    /// `DaskCluster`.
-    Cluster,
-}
-
-impl ObjectKind {
-    /// The `kind` of a manifest.
-    pub fn kind(self) -> &'static str {
-        match self {
-            Self::Service => "Service",
-            Self::Deployment => "Deployment",
-            Self::ConfigMap => "ConfigMap",
-            Self::Pod => "Pod",
-            Self::WorkerGroup => "DaskWorkerGroup",
-            Self::Cluster => "DaskCluster",
-        }
-    }
-
-    /// The API group; empty for the core group.
-    pub fn group(self) -> &'static str {
-        match self {
-            Self::Service | Self::ConfigMap | Self::Pod => "",
-            Self::Deployment => "apps",
-            Self::WorkerGroup | Self::Cluster => "kubernetes.dask.org",
-        }
-    }
-
-    /// The version within the group.
-    pub fn version(self) -> &'static str {
-        "v1"
-    }
-
-    /// The plural in addresses.
-    pub fn plural(self) -> &'static str {
-        match self {
-            Self::Service => "services",
-            Self::Deployment => "deployments",
-            Self::ConfigMap => "configmaps",
-            Self::Pod => "pods",
-            Self::WorkerGroup => "daskworkergroups",
-            Self::Cluster => "daskclusters",
-        }
-    }
-}
-
-impl fmt::Display for ObjectKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.kind())
-    }
-}
-
-/// Exactly one object, and not another one that has taken its name since.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectKey {
-    /// Its kind.
-    pub kind: ObjectKind,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its UID.
-    pub uid: String,
+/// What happens to the authority of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthorityStep {
+    /// There is none: one is made. What the roles' Secrets trust now stays trusted for a while.
+    Create,
+    /// Somebody put another one into the Secret: what the roles' Secrets trust now stays trusted
+    /// for a while.
+    Adopt,
+    /// A new one is made beside the present one, and trusted from now on.
+    Begin,
+    /// The new one issues from now on.
+    Issue,
+    /// The old one is not trusted any more.
+    Retire,
+    /// The rotation is over.
+    Finish,
 }
 
 /// An object to delete.
@@ -264,20 +248,29 @@ pub struct ObjectKey {
 pub struct Deletion {
     /// Which.
     pub object: ObjectKey,
+    /// The version that it must still have: what was decided from its state is not done to another
+    /// one. `None`: whatever its state.
+    pub resource_version: Option<String>,
     /// Why.
     pub reason: DeletionReason,
 }
 
 impl Deletion {
     pub(crate) fn new(kind: ObjectKind, metadata: &ObjectMeta, reason: DeletionReason) -> Self {
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let object = ObjectKey {
-            kind,
-            namespace: text(&metadata.namespace),
-            name: text(&metadata.name),
-            uid: text(&metadata.uid),
-        };
-        Self { object, reason }
+        Self {
+            object: ObjectKey::new(kind, metadata),
+            resource_version: None,
+            reason,
+        }
+    }
+
+    /// The same, but only while the object is as it was seen.
+    pub(crate) fn as_seen(kind: ObjectKind, metadata: &ObjectMeta, reason: DeletionReason) -> Self {
+        let resource_version = metadata.resource_version.clone();
+        Self {
+            resource_version,
+            ..Self::new(kind, metadata, reason)
+        }
     }
 }
 
@@ -288,12 +281,34 @@ pub enum DeletionReason {
     ScaledDown,
     /// The pod has ended for good; workers never end by themselves.
     WorkerEnded,
+    /// The group's template has changed since the pod was made.
+    TemplateChanged,
+    /// Somebody has asked the scheduler to drain the worker, and another one takes its place.
+    Drained,
+    /// The worker took longer to hand over its work than the manifest allows.
+    DrainTimeout,
+    /// The cluster or the job is suspended.
+    Suspended,
+    /// The group is being deleted.
+    GroupDeleted,
     /// The cluster's spec no longer has the group.
     GroupRemoved,
+    /// The cluster has had nothing to do for as long as its spec allows.
+    IdleTimeout,
     /// The job has its final status.
     JobFinished,
     /// The runner's pod was evicted or its node went away.
     RunnerLost,
+    /// The work failed and is started again.
+    AttemptFailed,
+    /// The job ended longer ago than it is to be kept.
+    Expired,
+    /// A new run of the schedule takes its place.
+    Replaced,
+    /// The schedule keeps only so many ended runs.
+    HistoryLimit,
+    /// Nothing asks for the object any more.
+    NotWanted,
 }
 
 impl DeletionReason {
@@ -302,9 +317,20 @@ impl DeletionReason {
         match self {
             Self::ScaledDown => "ScaledDown",
             Self::WorkerEnded => "WorkerEnded",
+            Self::TemplateChanged => "TemplateChanged",
+            Self::Drained => "Drained",
+            Self::DrainTimeout => "DrainTimeout",
+            Self::Suspended => "Suspended",
+            Self::GroupDeleted => "GroupDeleted",
             Self::GroupRemoved => "GroupRemoved",
+            Self::IdleTimeout => "IdleTimeout",
             Self::JobFinished => "JobFinished",
             Self::RunnerLost => "RunnerLost",
+            Self::AttemptFailed => "AttemptFailed",
+            Self::Expired => "Expired",
+            Self::Replaced => "Replaced",
+            Self::HistoryLimit => "HistoryLimit",
+            Self::NotWanted => "NotWanted",
         }
     }
 }

@@ -4,7 +4,7 @@
 //! steady: Kubernetes goes to and fro between `ErrImagePull` and `ImagePullBackOff`, and counts up
 //! its waiting time in messages, which must not change a condition each time.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondition};
 
 use oxidask_diagnostic::Code;
 
@@ -18,7 +18,7 @@ const DETAIL_BYTES_MAX: usize = 256;
 const CRASHES_MIN: i32 = 2;
 
 /// Whether the pod answers.
-pub(crate) fn is_ready(pod: &Pod) -> bool {
+pub fn is_ready(pod: &Pod) -> bool {
     has_condition(pod, "Ready", "True") && !is_terminating(pod)
 }
 
@@ -66,6 +66,23 @@ pub(crate) fn was_disrupted(pod: &Pod) -> bool {
     is_reason || has_condition(pod, "DisruptionTarget", "True")
 }
 
+/// Why the pod has ended, in the words of its status, after a colon: `: Evicted: The node was low …`.
+pub(crate) fn end_words(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let disruption = status.conditions.iter().flatten();
+    let mut disruption = disruption.filter(|condition| condition.type_ == "DisruptionTarget");
+    let disruption = disruption.next();
+    let reason = status.reason.as_deref();
+    let reason = reason.or_else(|| disruption?.reason.as_deref())?;
+    let message = status.message.as_deref();
+    let message = message.or_else(|| disruption?.message.as_deref());
+    let words = match message.map(str::trim).filter(|message| !message.is_empty()) {
+        Some(message) => format!(": {reason}: {message}"),
+        None => format!(": {reason}"),
+    };
+    Some(cut(&words, DETAIL_BYTES_MAX))
+}
+
 fn has_condition(pod: &Pod, kind: &str, value: &str) -> bool {
     let conditions = pod
         .status
@@ -74,6 +91,13 @@ fn has_condition(pod: &Pod, kind: &str, value: &str) -> bool {
     conditions
         .into_iter()
         .any(|condition| condition.type_ == kind && condition.status == value)
+}
+
+/// The condition that says whether the pod answers, and since when.
+pub(crate) fn ready_condition(pod: &Pod) -> Option<&PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let mut conditions = conditions.iter();
+    conditions.find(|condition| condition.type_ == "Ready")
 }
 
 /// The status of the container, or of the first one.

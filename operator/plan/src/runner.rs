@@ -6,7 +6,7 @@
 use k8s_openapi::api::core::v1::{ContainerState, Pod};
 use oxidask_diagnostic::Code;
 
-use crate::build::labels::{RUNNER_START, annotation};
+use crate::build::labels::{RUNNER_ATTEMPT, RUNNER_START, RUNNERS_LOST, annotation};
 use crate::build::runner::CONTAINER;
 use crate::status::{cut, cut_start};
 use crate::{Timestamp, pods};
@@ -21,12 +21,47 @@ const ERROR_MARK: &str = "error[";
 #[derive(Debug)]
 pub(crate) struct Runner {
     pub(crate) state: State,
-    /// The number of the pod among the runners of its job, from 1; 0 without a pod.
-    pub(crate) start: u32,
+    /// What the pod carries; none without a pod.
+    pub(crate) count: Option<Count>,
     /// When its program started.
     pub(crate) started: Option<Timestamp>,
     /// When its program ended.
     pub(crate) finished: Option<Timestamp>,
+}
+
+/// The number of a pod among the runners of its job, and why it is not the first one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    /// The number of the pod, from 1.
+    pub(crate) start: u32,
+    /// The attempt at the work that it makes, from 1.
+    pub(crate) attempt: u32,
+    /// Pods before it that were lost.
+    pub(crate) lost: u32,
+}
+
+impl Count {
+    /// Of a pod of which only the number is known: those before it were lost.
+    pub(crate) fn of_start(start: u32) -> Self {
+        Self {
+            start,
+            attempt: start.min(1),
+            lost: start.saturating_sub(1),
+        }
+    }
+
+    fn of(pod: &Pod) -> Self {
+        let number = |key| {
+            let text = annotation(pod.metadata.annotations.as_ref(), key)?;
+            text.parse::<u32>().ok()
+        };
+        let plain = Self::of_start(number(RUNNER_START).unwrap_or(1).max(1));
+        Self {
+            start: plain.start,
+            attempt: number(RUNNER_ATTEMPT).unwrap_or(plain.attempt).max(1),
+            lost: number(RUNNERS_LOST).unwrap_or(plain.lost),
+        }
+    }
 }
 
 /// The state of a runner.
@@ -63,7 +98,7 @@ impl Runner {
         let Some(pod) = pod else {
             return Self {
                 state: State::Absent,
-                start: 0,
+                count: None,
                 started: None,
                 finished: None,
             };
@@ -83,10 +118,9 @@ impl Runner {
             .and_then(|state| state.finished_at.as_ref())
             .map(|time| time.0);
         let is_running = pods::phase(pod) == "Running";
-        let start = annotation(pod.metadata.annotations.as_ref(), RUNNER_START);
         Self {
             state: state(pod, container),
-            start: start.and_then(|start| start.parse().ok()).unwrap_or(1),
+            count: Some(Count::of(pod)),
             started: started
                 .map(|time| time.0)
                 .or_else(|| is_running.then_some(now)),
@@ -125,11 +159,20 @@ fn failure(pod: &Pod, container: &ContainerState) -> Failure {
 }
 
 impl Failure {
+    /// Whether kubelet ended it because of its deadline.
+    pub(crate) fn has_passed_deadline(&self) -> bool {
+        self.has_passed_deadline
+    }
+
     /// The reason and the message of the condition.
     pub(crate) fn explain(&self, deadline_seconds: Option<u64>) -> (String, String) {
         if self.has_passed_deadline {
-            let seconds = deadline_seconds.unwrap_or_default();
-            let message = format!("the job took longer than its deadline of {seconds} seconds");
+            let message = match deadline_seconds {
+                Some(seconds) => {
+                    format!("the job took longer than its deadline of {seconds} seconds")
+                }
+                None => "the runner took longer than the deadline of its pod".to_owned(),
+            };
             return ("DeadlineExceeded".to_owned(), message);
         }
         let mut message = match (self.was_out_of_memory, self.exit_status) {

@@ -18,10 +18,21 @@ pub(crate) const STALLED: &str = "Stalled";
 pub(crate) const SCHEDULER_READY: &str = "SchedulerReady";
 /// All wanted workers answer.
 pub(crate) const WORKERS_READY: &str = "WorkersReady";
+/// Every role has its certificate.
+pub(crate) const TLS_READY: &str = "TLSReady";
+/// The cluster has no pods, because its spec says so.
+pub(crate) const SUSPENDED: &str = "Suspended";
+/// The API server refused objects of the last plan; only while it does.
+pub(crate) const OBJECTS_REFUSED: &str = "ObjectsRefused";
+/// Somebody changes objects of ours faster than they are repaired; only while it is so.
+pub(crate) const DRIFTED: &str = "Drifted";
 /// The job's work is done.
 pub(crate) const COMPLETE: &str = "Complete";
 /// The job's work failed.
 pub(crate) const FAILED: &str = "Failed";
+
+/// Reason: the API server refuses pods.
+pub(crate) const PODS_REFUSED: &str = "PodsRefused";
 
 /// Bytes of a condition's message.
 const MESSAGE_BYTES_MAX: usize = 2048;

@@ -86,7 +86,7 @@ const WORKER_GROUP_COLUMNS: [Column; 4] = [
     AGE,
 ];
 
-const JOB_COLUMNS: [Column; 6] = [
+const JOB_COLUMNS: [Column; 8] = [
     (
         "Status",
         "string",
@@ -113,6 +113,18 @@ const JOB_COLUMNS: [Column; 6] = [
     ),
     AGE,
     (
+        "Suspended",
+        "boolean",
+        ".spec.suspend",
+        "Whether the job waits to be resumed",
+    ),
+    (
+        "Schedule",
+        "string",
+        ".spec.schedule",
+        "When it runs again and again",
+    ),
+    (
         "Runner",
         "string",
         ".status.jobRunnerPodName",
@@ -120,7 +132,7 @@ const JOB_COLUMNS: [Column; 6] = [
     ),
 ];
 
-const AUTOSCALER_COLUMNS: [Column; 4] = [
+const AUTOSCALER_COLUMNS: [Column; 6] = [
     (
         "Cluster",
         "string",
@@ -130,6 +142,13 @@ const AUTOSCALER_COLUMNS: [Column; 4] = [
     ("Minimum", "integer", ".spec.minimum", "Never fewer workers"),
     ("Maximum", "integer", ".spec.maximum", "Never more workers"),
     AGE,
+    (
+        "Desired",
+        "integer",
+        ".status.desired",
+        "Workers that it wants",
+    ),
+    ("Message", "string", ".status.reason", "Why it wants them"),
 ];
 
 const AGE: Column = (
@@ -140,7 +159,7 @@ const AGE: Column = (
 );
 
 /// Columns that only `kubectl get -o wide` shows.
-const WIDE_COLUMNS: [&str; 2] = ["Address", "Runner"];
+const WIDE_COLUMNS: [&str; 4] = ["Address", "Runner", "Schedule", "Message"];
 
 /// All four definitions, in the order of their dependence.
 pub fn custom_resource_definitions() -> Vec<CustomResourceDefinition> {

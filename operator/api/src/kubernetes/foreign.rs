@@ -50,6 +50,23 @@ pub(crate) struct IssuerReference {
     group: Option<String>,
 }
 
+/// A span of time.
+pub(crate) struct Span;
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "Span".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": crate::duration::DURATION_PATTERN,
+            "maxLength": crate::duration::DURATION_BYTES_MAX,
+        })
+    }
+}
+
 impl JsonSchema for crate::Quantity {
     fn schema_name() -> Cow<'static, str> {
         "Quantity".into()

@@ -6,7 +6,10 @@
 
 use serde_json::{Value, json};
 
-use crate::validate::{GROUPS_MAX, LABEL_BYTES_MAX, REPLICAS_MAX, THREADS_MAX};
+use crate::validate::{
+    DRAIN_SECONDS_MAX, GROUPS_MAX, LABEL_BYTES_MAX, PERCENTAGE_CHARS_MAX, REPLICAS_MAX,
+    THREADS_MAX, WINDOW_SECONDS_MAX,
+};
 
 /// Characters of a text that stands in a manifest; etcd refuses objects above 1.5 MiB.
 pub(crate) const TEXT_CHARS_MAX: usize = 1 << 20;
@@ -26,6 +29,9 @@ const OUTPUTS_MAX: usize = 10_000;
 /// Seconds of an idle timeout, a deadline or a time to live: ten years.
 const SECONDS_MAX: u64 = 10 * 366 * 24 * 3600;
 
+/// Arguments of a program.
+const ARGUMENTS_MAX: usize = 1000;
+
 /// Attempts of failed work.
 const BACKOFF_MAX: u32 = 1000;
 
@@ -34,6 +40,12 @@ const PATH_CHARS_MAX: usize = 4096;
 
 /// Characters of the name of a `ConfigMap`, or of a key in it.
 const OBJECT_NAME_CHARS_MAX: usize = 253;
+
+/// Ended runs of a schedule that are kept, of either kind.
+pub(crate) const HISTORY_MAX: u32 = 1000;
+
+/// Characters of the name of a time zone; the longest has 32.
+const TIME_ZONE_CHARS_MAX: usize = 64;
 
 /// Characters of a cron line.
 const SCHEDULE_CHARS_MAX: usize = 256;
@@ -85,12 +97,38 @@ pub(crate) fn own() -> Vec<Patch> {
     ] {
         patches.push((status, "conditions", keyed(&["type"])));
     }
+    patches.push(("AutoscalerStatus", "groups", keyed(&["name"])));
+    patches.push(("GroupScaling", "", json!({"required": ["name"]})));
+    patches.extend(scaling());
     patches
+}
+
+/// How the number of workers follows the load, and how pods are replaced.
+fn scaling() -> Vec<Patch> {
+    let bound = || json!({"nullable": true, "maximum": REPLICAS_MAX});
+    let window = || json!({"minimum": 0, "maximum": WINDOW_SECONDS_MAX});
+    let target = || json!({"minimum": 1, "maximum": WINDOW_SECONDS_MAX});
+    let pods = || json!({"maxLength": PERCENTAGE_CHARS_MAX});
+    let drain = json!({"minimum": 0, "maximum": DRAIN_SECONDS_MAX});
+    let least = json!({"default": 0, "maximum": REPLICAS_MAX});
+    let most = json!({"minimum": 1, "maximum": REPLICAS_MAX});
+    vec![
+        ("Autoscale", "minimum", least),
+        ("Autoscale", "maximum", most),
+        ("Autoscale", "scaleDownWindowSeconds", window()),
+        ("Autoscale", "targetSeconds", target()),
+        ("AutoscalerSpec", "minimum", bound()),
+        ("AutoscalerSpec", "maximum", bound()),
+        ("AutoscalerSpec", "scaleDownWindowSeconds", window()),
+        ("AutoscalerSpec", "targetSeconds", target()),
+        ("UpdateStrategy", "maxSurge", pods()),
+        ("UpdateStrategy", "maxUnavailable", pods()),
+        ("UpdateStrategy", "drainTimeoutSeconds", drain),
+    ]
 }
 
 fn clusters() -> Vec<Patch> {
     let amounts = || json!({"maxProperties": RESOURCES_MAX});
-    let bound = || json!({"nullable": true, "maximum": REPLICAS_MAX});
     let idle = json!({"default": 0, "minimum": 0, "maximum": SECONDS_MAX});
     let groups = json!({
         "maxItems": GROUPS_MAX,
@@ -98,20 +136,14 @@ fn clusters() -> Vec<Patch> {
         "x-kubernetes-list-map-keys": ["name"],
     });
     let label = json!({"minLength": 1, "maxLength": LABEL_BYTES_MAX, "pattern": LABEL_PATTERN});
-    let least = json!({"default": 0, "maximum": REPLICAS_MAX});
-    let most = json!({"minimum": 1, "maximum": REPLICAS_MAX});
     vec![
         ("ClusterSpec", "idleTimeout", idle),
         ("ClusterSpec", "workerGroups", groups),
         ("WorkerGroup", "", json!({"required": ["name"]})),
         ("WorkerGroup", "name", label),
-        ("Autoscale", "minimum", least),
-        ("Autoscale", "maximum", most),
         ("Resources", "limits", amounts()),
         ("Resources", "requests", amounts()),
         ("EnvironmentVariable", "name", json!({"minLength": 1})),
-        ("AutoscalerSpec", "minimum", bound()),
-        ("AutoscalerSpec", "maximum", bound()),
     ]
 }
 
@@ -132,6 +164,7 @@ fn jobs() -> Vec<Patch> {
     let seconds = |least: u64| json!({"minimum": least, "maximum": SECONDS_MAX});
     let file = || json!({"maxLength": PATH_CHARS_MAX});
     let name = || json!({"minLength": 1, "maxLength": OBJECT_NAME_CHARS_MAX});
+    let history = || json!({"maximum": HISTORY_MAX});
     vec![
         ("JobSpec", "activeDeadlineSeconds", seconds(1)),
         ("JobSpec", "ttlSecondsAfterFinished", seconds(0)),
@@ -141,18 +174,35 @@ fn jobs() -> Vec<Patch> {
             "schedule",
             json!({"maxLength": SCHEDULE_CHARS_MAX}),
         ),
+        (
+            "JobSpec",
+            "timeZone",
+            json!({"minLength": 1, "maxLength": TIME_ZONE_CHARS_MAX}),
+        ),
+        ("JobSpec", "startingDeadlineSeconds", seconds(0)),
+        ("JobSpec", "successfulJobsHistoryLimit", history()),
+        ("JobSpec", "failedJobsHistoryLimit", history()),
         ("Sql", "statements", text()),
         ("Sql", "file", file()),
         ("Graph", "outputs", json!({"maxItems": OUTPUTS_MAX})),
         ("Graph", "file", file()),
         ("Script", "source", text()),
         ("Script", "file", file()),
+        ("Script", "args", json!({"maxItems": ARGUMENTS_MAX})),
+        (
+            "Script",
+            "python",
+            json!({"minLength": 1, "maxLength": PATH_CHARS_MAX}),
+        ),
         ("KeyReference", "name", name()),
         ("KeyReference", "key", name()),
         ("JobStatus", "jobRunnerPodName", json!({"nullable": true})),
         ("JobStatus", "startTime", json!({"nullable": true})),
         ("JobStatus", "endTime", json!({"nullable": true})),
         ("JobStatus", "runnerStarts", json!({"maximum": i32::MAX})),
+        ("JobStatus", "runnersEnded", json!({"maximum": i32::MAX})),
+        ("JobStatus", "attempts", json!({"maximum": i32::MAX})),
+        ("JobStatus", "lostRunners", json!({"maximum": i32::MAX})),
     ]
 }
 

@@ -23,7 +23,10 @@ use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Serialize, Serializer};
 
 pub use definition::custom_resource_definitions;
-pub use status::{AutoscalerStatus, ClusterStatus, JobState, JobStatus, Phase, WorkerGroupStatus};
+pub use status::{
+    AutoscalerStatus, CertificatesStatus, ClusterStatus, GroupScaling, JobState, JobStatus, Phase,
+    RotationPhase, ScalingStatus, WorkerGroupStatus,
+};
 pub use yaml::to_yaml;
 
 use crate::cluster::{ClusterSpec, Worker};
@@ -57,6 +60,17 @@ pub struct AutoscalerSpec {
     /// Never more workers; no bound if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maximum: Option<u32>,
+    /// Seconds for which fewer workers must be enough before there are fewer; 15 if absent, and
+    /// never less than pods took to start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_down_window_seconds: Option<u32>,
+    /// Seconds of work that each worker should have at most; 5 if absent. The smallest one of a
+    /// cluster counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_seconds: Option<u32>,
+    /// True: the status says how many workers there should be, and nothing is changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recommend_only: Option<bool>,
 }
 
 /// Writes the object of one kind. By hand instead of by kube's derive, which would put the objects

@@ -14,10 +14,13 @@ pub(crate) fn all() -> Vec<(&'static str, &'static str, Value)> {
         ("ClusterSpec", "", json!([dask_has_pods()])),
         ("WorkerGroup", "name", json!([group_name()])),
         ("Autoscale", "", json!([autoscale_bounds()])),
+        ("AutoscalerSpec", "", json!([autoscaler_bounds()])),
+        ("UpdateStrategy", "", update_strategy()),
         ("Resources", "", json!([requests_below_limits()])),
         ("Resources", "limits", amounts("limits")),
         ("Resources", "requests", amounts("requests")),
         ("JobSpec", "", job()),
+        ("Tls", "", json!([one_source_of_certificates()])),
         (
             "Sql",
             "",
@@ -49,6 +52,13 @@ fn dask_has_pods() -> Value {
     })
 }
 
+fn one_source_of_certificates() -> Value {
+    json!({
+        "rule": "!has(self.caSecretRef) || !has(self.issuerRef)",
+        "message": "give `caSecretRef` or `issuerRef`, not both",
+    })
+}
+
 fn group_name() -> Value {
     json!({
         "rule": "self != 'default'",
@@ -62,6 +72,44 @@ fn autoscale_bounds() -> Value {
         "message": "autoscale has a minimum above its maximum",
         "fieldPath": ".minimum",
     })
+}
+
+/// Clients of dask-kubernetes write null for "no bound", which the compiler takes for a number.
+fn autoscaler_bounds() -> Value {
+    json!({
+        "rule": "!has(self.minimum) || !has(self.maximum) || dyn(self.minimum) == null || \
+                 dyn(self.maximum) == null || self.minimum <= self.maximum",
+        "message": "the autoscaler has a minimum above its maximum",
+        "fieldPath": ".minimum",
+    })
+}
+
+/// Numbers or percentages, and not a roll that may neither add a pod nor miss one.
+fn update_strategy() -> Value {
+    let amount = |field: &str| {
+        json!({
+            "rule": format!(
+                "!has(self.{field}) || (type(self.{field}) == int ? self.{field} >= 0 : \
+                 string(self.{field}).matches('^[0-9]+%$'))"
+            ),
+            "message": format!("{field} must be a number, 0 or more, or a percentage such as `25%`"),
+            "fieldPath": format!(".{field}"),
+        })
+    };
+    let is_nothing = |field: &str| format!("string(self.{field}) in ['0', '0%']");
+    json!([
+        amount("maxSurge"),
+        amount("maxUnavailable"),
+        {
+            "rule": format!(
+                "!has(self.maxSurge) || !({}) || (has(self.maxUnavailable) && !({}))",
+                is_nothing("maxSurge"),
+                is_nothing("maxUnavailable")
+            ),
+            "message": "maxSurge is 0, so maxUnavailable must be 1 or more: no pod could be replaced",
+            "fieldPath": ".maxUnavailable",
+        },
+    ])
 }
 
 fn amounts_have_names() -> Value {
@@ -131,11 +179,22 @@ fn job() -> Value {
                         `script`",
             "fieldPath": ".cluster.spec.runtime",
         }),
+        json!({
+            "rule": "has(self.schedule) || !(has(self.timeZone) || has(self.concurrencyPolicy) || \
+                     has(self.startingDeadlineSeconds) || has(self.successfulJobsHistoryLimit) || \
+                     has(self.failedJobsHistoryLimit))",
+            "message": "timeZone, concurrencyPolicy, startingDeadlineSeconds and the history limits \
+                        need `schedule`",
+        }),
+        json!({
+            "rule": "has(self.schedule) == has(oldSelf.schedule)",
+            "message": "a job cannot become a schedule, nor a schedule a job; make a new job",
+        }),
     ];
     for kind in ["sql", "graph", "script", "job"] {
         rules.push(json!({
             "rule": format!(
-                "has(self.{kind}) == has(oldSelf.{kind}) && \
+                "has(self.schedule) || has(self.{kind}) == has(oldSelf.{kind}) && \
                  (!has(self.{kind}) || self.{kind} == oldSelf.{kind})"
             ),
             "message": format!(

@@ -5,11 +5,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::runtime::watcher::Event;
 use oxidask_identity::Role;
 use oxidask_operator_api::kubernetes::{DaskJob, JobState, JobStatus};
-use oxidask_operator_plan::{CertificateRequest, Deletion, DeletionReason, PlannedEvent};
+use oxidask_operator_plan::{
+    AuthorityStep, CertificateRequest, Deletion, DeletionReason, MetadataChange, PlannedEvent,
+    Scaling,
+};
 use oxidask_pki::Authority;
 
 use super::*;
 use crate::error::Class;
+use crate::leadership::Leadership;
 use crate::server::{self, Asked, Log, failure, stored};
 
 fn metadata(name: &str) -> ObjectMeta {
@@ -50,6 +54,7 @@ fn deletion() -> Deletion {
             name: "j".to_owned(),
             uid: "cluster-uid".to_owned(),
         },
+        resource_version: None,
         reason: DeletionReason::JobFinished,
     }
 }
@@ -94,15 +99,16 @@ async fn status_comes_first_then_objects_then_deletions_then_events() {
         "DELETE" => done(),
         _ => stored(asked),
     });
-    let written = carry_out(&context, &job(), whole_plan()).await.unwrap();
-    assert_eq!(written.len(), 4);
+    let outcome = carry_out(&context, &job(), whole_plan()).await.unwrap();
+    assert_eq!(outcome.written.len(), 4);
+    assert!(outcome.is_changed && outcome.refusals.is_empty());
     let base = "/apis/kubernetes.dask.org/v1/namespaces/n";
     assert_eq!(
         lines(&log),
         [
             format!("PATCH {base}/daskjobs/j/status"),
             "PATCH /api/v1/namespaces/n/configmaps/j-work".to_owned(),
-            "PATCH /api/v1/namespaces/n/pods/j-runner".to_owned(),
+            "POST /api/v1/namespaces/n/pods".to_owned(),
             format!("DELETE {base}/daskclusters/j"),
             "POST /apis/events.k8s.io/v1/namespaces/n/events".to_owned(),
         ]
@@ -132,10 +138,12 @@ async fn a_status_that_cannot_be_written_ends_the_round() {
 }
 
 #[tokio::test]
-async fn one_object_that_is_refused_does_not_keep_back_its_equals() {
+async fn what_is_refused_is_remembered_and_keeps_back_only_what_builds_on_it() {
     let (context, log) = server::context(|asked| {
-        if asked.path.ends_with("/a") {
+        if asked.body["metadata"]["name"] == "a" {
             failure(403, "exceeded quota: small")
+        } else if asked.method == "DELETE" {
+            done()
         } else {
             stored(asked)
         }
@@ -149,9 +157,119 @@ async fn one_object_that_is_refused_does_not_keep_back_its_equals() {
         delete: vec![deletion()],
         ..Plan::default()
     };
+    let outcome = carry_out(&context, &job(), plan).await.unwrap();
+    assert_eq!(outcome.refused.unwrap().class(), Class::Later);
+    let refusal = Refusal {
+        object: "Pod a".to_owned(),
+        message: "exceeded quota: small".to_owned(),
+    };
+    assert_eq!(outcome.refusals, [refusal]);
+    let lines = lines(&log);
+    assert_eq!(lines.len(), 3, "both pods and the deletion: {lines:?}");
+    assert!(lines[2].starts_with("DELETE"));
+}
+
+#[tokio::test]
+async fn an_error_of_another_kind_ends_the_round() {
+    let (context, log) = server::context(|asked| {
+        if asked.body["metadata"]["name"] == "a" {
+            failure(500, "etcd has no leader")
+        } else {
+            stored(asked)
+        }
+    });
+    let plan = Plan {
+        apply: vec![object("Pod", "a"), object("Pod", "b")],
+        delete: vec![deletion()],
+        ..Plan::default()
+    };
     let error = carry_out(&context, &job(), plan).await.unwrap_err();
-    assert_eq!(error.class(), Class::Rejected);
+    assert_eq!(error.class(), Class::Transient);
     assert_eq!(lines(&log).len(), 2, "both pods, and nothing after them");
+}
+
+fn group_key() -> ObjectKey {
+    ObjectKey {
+        kind: ObjectKind::WorkerGroup,
+        namespace: "n".to_owned(),
+        name: "c-default".to_owned(),
+        uid: "g".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_number_of_workers_is_written_only_to_what_was_seen() {
+    let (context, log) = server::context(stored);
+    let scaling = Scaling {
+        object: group_key(),
+        resource_version: Some("5".to_owned()),
+        from: 1,
+        to: 8,
+        reason: "400 tasks wait".to_owned(),
+    };
+    let plan = Plan {
+        scale: vec![scaling.clone()],
+        ..Plan::default()
+    };
+    let outcome = carry_out(&context, &job(), plan).await.unwrap();
+    assert_eq!(outcome.written.len(), 1);
+    let asked = log.lock().unwrap()[0].clone();
+    assert_eq!(asked.body["spec"]["worker"]["replicas"], 8);
+    assert_eq!(asked.body["metadata"]["resourceVersion"], "5");
+    assert_eq!(asked.body["metadata"]["uid"], "g");
+    assert!(asked.query.contains("fieldManager=oxidask-operator-scale"));
+
+    // A status that is written before moves the version on, which is no conflict.
+    log.lock().unwrap().clear();
+    let mut job = job();
+    job.metadata.uid = Some("g".to_owned());
+    job.metadata.resource_version = Some("5".to_owned());
+    let plan = Plan {
+        scale: vec![scaling],
+        ..whole_plan()
+    };
+    carry_out(&context, &job, plan).await.unwrap();
+    let asked = log.lock().unwrap().clone();
+    assert_eq!(asked[0].body["metadata"]["resourceVersion"], "5");
+    assert_eq!(asked[3].body["spec"]["worker"]["replicas"], 8);
+    assert_eq!(asked[3].body["metadata"]["resourceVersion"], "7");
+}
+
+#[tokio::test]
+async fn finalizers_come_and_go_under_the_version_that_was_seen() {
+    let (context, log) = server::context(|asked| {
+        let (code, mut body) = stored(asked);
+        // A merge takes away what is null.
+        body["metadata"]["annotations"] = json!({});
+        (code, body)
+    });
+    let change = MetadataChange {
+        object: group_key(),
+        resource_version: Some("5".to_owned()),
+        finalizers: Some(vec!["kubernetes.dask.org/drain".to_owned()]),
+        annotations: [("a".to_owned(), None)].into(),
+    };
+    let plan = Plan {
+        metadata: vec![change],
+        ..whole_plan()
+    };
+    carry_out(&context, &job(), plan).await.unwrap();
+    let asked = log.lock().unwrap()[0].clone();
+    assert!(asked.line().ends_with("daskworkergroups/c-default"));
+    let metadata = &asked.body["metadata"];
+    assert_eq!(metadata["finalizers"], json!(["kubernetes.dask.org/drain"]));
+    assert_eq!(metadata["resourceVersion"], "5");
+    assert!(metadata["annotations"].as_object().unwrap()["a"].is_null());
+    assert!(asked.body.get("spec").is_none());
+}
+
+#[tokio::test]
+async fn without_the_lease_nothing_is_written() {
+    let (mut context, log) = server::context(stored);
+    context.leadership = Leadership::waiting();
+    let error = carry_out(&context, &job(), whole_plan()).await.unwrap_err();
+    assert_eq!(error.class(), Class::Deposed);
+    assert!(lines(&log).is_empty());
 }
 
 #[tokio::test]
@@ -162,7 +280,8 @@ async fn what_is_gone_or_another_one_needs_no_deletion() {
             delete: vec![deletion()],
             ..Plan::default()
         };
-        assert!(carry_out(&context, &job(), plan).await.unwrap().is_empty());
+        let outcome = carry_out(&context, &job(), plan).await.unwrap();
+        assert!(outcome.written.is_empty() && !outcome.is_changed);
     }
 }
 
@@ -177,19 +296,32 @@ async fn an_authority_that_is_there_is_taken_and_never_replaced() {
         },
         "data": {
             "ca.crt": k8s_openapi::ByteString(authority.ca_pem().into_bytes()),
+            "tls.crt": k8s_openapi::ByteString(authority.ca_pem().into_bytes()),
             "tls.key": k8s_openapi::ByteString(authority.key_pem().into_bytes()),
         },
     });
     let (context, log) = server::context(move |asked| match asked.method.as_str() {
         "POST" => failure(409, "already exists"),
-        "GET" => (200, kept.clone()),
+        "GET" if asked.path.ends_with("c-ca") => (200, kept.clone()),
+        "GET" => {
+            let (code, mut body) = failure(404, "not found");
+            body["reason"] = "NotFound".into();
+            (code, body)
+        }
         _ => stored(asked),
     });
     let request = CertificateRequest {
         cluster: "c".to_owned(),
         namespace: "n".to_owned(),
-        needs_authority: true,
+        authority: Some(AuthorityStep::Create),
+        authority_version: None,
+        authority_source: None,
+        rotated_for: None,
         roles: vec![Role::Worker],
+        bundles: Vec::new(),
+        lifetime: Duration::from_hours(1),
+        needs_http_token: false,
+        issued: Vec::new(),
         owner: OwnerReference {
             uid: "o".to_owned(),
             ..OwnerReference::default()
@@ -204,12 +336,13 @@ async fn an_authority_that_is_there_is_taken_and_never_replaced() {
         [
             format!("POST {secrets}"),
             format!("GET {secrets}/c-ca"),
+            format!("GET {secrets}/c-tls-worker"),
             format!("PATCH {secrets}/c-tls-worker"),
         ]
     );
     let asked = log.lock().unwrap().clone();
     let bundle: k8s_openapi::ByteString =
-        serde_json::from_value(asked[2].body["data"]["ca.crt"].clone()).unwrap();
+        serde_json::from_value(asked[3].body["data"]["ca.crt"].clone()).unwrap();
     assert_eq!(bundle.0, authority.ca_pem().into_bytes());
 
     let earlier = CertificateRequest {

@@ -1,7 +1,8 @@
 //! The cluster of a job.
 //!
-//! Owns what of the job's manifest goes into it. The runtime is always written out, because work
-//! of kind `sql` and `graph` implies it even where a pod spec is given.
+//! Owns what of the job's manifest goes into it. All work but that of kind `job` implies a runtime,
+//! even where a pod spec is given, so it is written out. Work of kind `job` has the runtime that the
+//! cluster's own fields say.
 
 use oxidask_operator_api::Runtime;
 use oxidask_operator_api::kubernetes::{DaskCluster, DaskJob};
@@ -20,7 +21,9 @@ pub(crate) fn cluster(job: &DaskJob, name: &str) -> DaskCluster {
     ));
     metadata.annotations = labels::annotations(job.metadata.annotations.as_ref(), own);
     let mut spec = job.spec.cluster.spec.clone();
-    spec.runtime = Some(Runtime::Rust);
+    if job.spec.job.is_none() {
+        spec.runtime = Some(Runtime::Rust);
+    }
     DaskCluster {
         metadata,
         spec,

@@ -8,6 +8,7 @@ use oxidask_operator_api::Worker;
 use oxidask_operator_api::kubernetes::{DaskCluster, DaskWorkerGroup, WorkerGroupSpec};
 
 use super::labels::{self, CLUSTER_NAME, CLUSTER_REPLICAS, COMPONENT};
+use crate::scaling::Policy;
 use crate::{Object, PlanError, hash, names, owner};
 
 /// Workers of a group whose manifest names no number.
@@ -39,8 +40,20 @@ pub(crate) fn groups(cluster: &DaskCluster, name: &str) -> Result<Vec<Group>, Pl
         .collect()
 }
 
-/// The number of workers that a group's spec asks for.
+/// The number of workers that a group's spec asks for. What follows the load stays within its
+/// bounds, whoever wrote the number.
 pub(crate) fn replicas(worker: &Worker) -> u32 {
+    let given = given_replicas(worker);
+    match worker.autoscale {
+        Some(autoscale) if autoscale.recommend_only != Some(true) => {
+            Policy::of_group(autoscale).bounded(given.into())
+        }
+        _ => given,
+    }
+}
+
+/// The number that a manifest gives.
+pub(crate) fn given_replicas(worker: &Worker) -> u32 {
     let minimum = worker.autoscale.map(|autoscale| autoscale.minimum);
     let replicas = worker
         .replicas
@@ -57,9 +70,22 @@ pub(crate) fn object(
     group: &Group,
     observed: Option<&DaskWorkerGroup>,
 ) -> Option<Object> {
-    let wanted = replicas(&group.worker);
+    // The mark is that of the cluster's value, so that scaling the group changes nothing here.
+    let object = unscaled(cluster, cluster_name, group);
+    let object = hash::unless_applied(object, observed.map(|group| &group.metadata))?;
+    Some(keeping_scale(
+        object,
+        given_replicas(&group.worker),
+        observed,
+    ))
+}
+
+/// The group with the cluster's number of workers.
+pub(crate) fn unscaled(cluster: &DaskCluster, cluster_name: &str, group: &Group) -> Object {
+    // Not the number within the bounds: new bounds are no new number.
+    let given = given_replicas(&group.worker);
     let mut worker = group.worker.clone();
-    worker.replicas = Some(wanted);
+    worker.replicas = Some(given);
     let mut metadata = owner::metadata(group.name.clone(), "DaskCluster", &cluster.metadata);
     let reserved = [
         (CLUSTER_NAME, cluster_name),
@@ -72,7 +98,7 @@ pub(crate) fn object(
     ));
     let mut annotations =
         labels::annotations(cluster.metadata.annotations.as_ref(), None).unwrap_or_default();
-    annotations.insert(CLUSTER_REPLICAS.to_owned(), wanted.to_string());
+    annotations.insert(CLUSTER_REPLICAS.to_owned(), given.to_string());
     metadata.annotations = Some(annotations);
     let object = DaskWorkerGroup {
         metadata,
@@ -82,20 +108,25 @@ pub(crate) fn object(
         },
         status: None,
     };
-    // The mark is that of the cluster's value, so that scaling the group changes nothing here.
-    let object = Object::WorkerGroup(Box::new(object));
-    let object = hash::unless_applied(object, observed.map(|group| &group.metadata))?;
-    Some(keeping_scale(object, wanted, observed))
+    Object::WorkerGroup(Box::new(object))
 }
 
 /// A field that is left out of an apply is removed if we owned it, so the group's own number is
 /// applied again, under the condition that nobody has changed the group since.
-fn keeping_scale(object: Object, wanted: u32, observed: Option<&DaskWorkerGroup>) -> Object {
-    let (Object::WorkerGroup(mut object), Some(observed)) = (object.clone(), observed) else {
+pub(crate) fn keeping_scale(
+    object: Object,
+    given: u32,
+    observed: Option<&DaskWorkerGroup>,
+) -> Object {
+    let Object::WorkerGroup(mut object) = object else {
         return object;
     };
+    let Some(observed) = observed else {
+        object.spec.worker.replicas = Some(replicas(&object.spec.worker));
+        return Object::WorkerGroup(object);
+    };
     let applied = labels::annotation(observed.metadata.annotations.as_ref(), CLUSTER_REPLICAS);
-    let is_unchanged = applied.and_then(|applied| applied.parse().ok()) == Some(wanted);
+    let is_unchanged = applied.and_then(|applied| applied.parse().ok()) == Some(given);
     if is_unchanged {
         object.spec.worker.replicas = observed.spec.worker.replicas;
         object

@@ -20,8 +20,35 @@ pub(crate) const ISTIO_INJECT: &str = "sidecar.istio.io/inject";
 pub const APPLIED_HASH: &str = "kubernetes.dask.org/applied-hash";
 /// Annotation of a group: the number of workers in the cluster's spec when it was applied last.
 pub const CLUSTER_REPLICAS: &str = "kubernetes.dask.org/cluster-replicas";
+/// Annotation: how often others' changes were undone, and since when that is counted.
+pub const REPAIRS: &str = "kubernetes.dask.org/repairs";
+/// Annotation of a scheduler's Deployment: why its pod was replaced last, in words.
+pub const RESTART_REASON: &str = "kubernetes.dask.org/restart-reason";
+/// Label of pods anywhere that may speak to the scheduler of the cluster that is its value.
+pub const CLIENT_OF: &str = "kubernetes.dask.org/client-of";
 /// Annotation of a runner: the how manieth pod of its job it is, from 1.
 pub const RUNNER_START: &str = "kubernetes.dask.org/runner-start";
+
+/// Annotation of a runner: the attempt at the work that it makes, from 1.
+pub const RUNNER_ATTEMPT: &str = "kubernetes.dask.org/runner-attempt";
+/// Annotation of a runner: pods of its job that were lost before it.
+pub const RUNNERS_LOST: &str = "kubernetes.dask.org/runners-lost";
+/// Annotation of a job that has only fields of dask-kubernetes: what keeps it from going on, or why
+/// it failed.
+pub const TROUBLE: &str = "kubernetes.dask.org/trouble";
+/// Label of a job: the schedule that it is a run of.
+pub const SCHEDULE: &str = "kubernetes.dask.org/schedule";
+/// Annotation of a run of a schedule: its time.
+pub const SCHEDULED_TIME: &str = "kubernetes.dask.org/scheduled-time";
+/// Label of a worker's pod, or annotation of its Deployment: the hash of the template that it was
+/// made from.
+pub const TEMPLATE_HASH: &str = "kubernetes.dask.org/template-hash";
+/// Annotation of a worker's pod: since when it is to go, or that it stays after all.
+pub const DRAIN: &str = "kubernetes.dask.org/drain";
+/// Annotation of a group or a cluster: seconds that a worker gets to hand over its work.
+pub const DRAIN_DEADLINE: &str = "kubernetes.dask.org/drain-deadline-seconds";
+/// Finalizer of a group: its workers hand over their work before it goes.
+pub const DRAIN_FINALIZER: &str = "kubernetes.dask.org/drain";
 
 /// Values of [`COMPONENT`].
 pub(crate) const SCHEDULER: &str = "scheduler";

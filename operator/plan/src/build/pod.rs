@@ -5,9 +5,8 @@
 //! API server, and on a read-only root file system.
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
-    PodSecurityContext, PodSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext,
-    Volume, VolumeMount,
+    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction, PodSpec,
+    Probe, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -253,17 +252,20 @@ fn lay_program(container: &mut Container, part: Part<'_>) {
             ..probe("/livez", READINESS_FAILURES)
         });
     }
-    container
-        .security_context
-        .get_or_insert_with(|| SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".to_owned()]),
-                add: None,
-            }),
-            ..SecurityContext::default()
-        });
+    container.security_context.get_or_insert_with(restricted);
+}
+
+/// What a container of ours may do: nothing that the strictest policy of Kubernetes forbids.
+pub(crate) fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: None,
+        }),
+        ..SecurityContext::default()
+    }
 }
 
 fn probe(path: &str, failures: i32) -> Probe {
@@ -279,18 +281,22 @@ fn probe(path: &str, failures: i32) -> Probe {
     }
 }
 
+/// What a template does not say about security is said here, field by field.
 fn harden_pod(spec: &mut PodSpec) {
-    let context = spec
-        .security_context
-        .get_or_insert_with(|| PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".to_owned(),
-                localhost_profile: None,
-            }),
-            ..PodSecurityContext::default()
+    let has_own = spec.security_context.is_some();
+    let context = spec.security_context.get_or_insert_default();
+    if !has_own {
+        context.run_as_user = Some(USER);
+        context.run_as_group = Some(USER);
+    }
+    // A template that asks for root gets it, if the namespace's policies allow it.
+    let is_root = context.run_as_user == Some(0);
+    context.run_as_non_root.get_or_insert(!is_root);
+    context
+        .seccomp_profile
+        .get_or_insert_with(|| SeccompProfile {
+            type_: "RuntimeDefault".to_owned(),
+            localhost_profile: None,
         });
     // The group that the files of the Secret belong to: without it nobody but root reads the key.
     context.fs_group.get_or_insert(USER);

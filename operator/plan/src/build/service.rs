@@ -8,12 +8,13 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use oxidask_operator_api::kubernetes::DaskCluster;
 
+use super::extras::Extras;
 use super::labels::{self, CLUSTER_NAME, COMPONENT};
 use super::scheduler::{self, PORTS};
-use crate::{PlanError, names, owner};
+use crate::{Object, PlanError, names, owner};
 
 /// The Service of the cluster.
-pub(crate) fn service(cluster: &DaskCluster, name: &str) -> Result<Service, PlanError> {
+pub(crate) fn service(cluster: &DaskCluster, name: &str) -> Result<Object, PlanError> {
     let template = scheduler::template(cluster);
     let given = cluster
         .spec
@@ -55,9 +56,14 @@ pub(crate) fn service(cluster: &DaskCluster, name: &str) -> Result<Service, Plan
         &reserved,
     ));
     metadata.annotations = labels::annotations(cluster.metadata.annotations.as_ref(), own);
-    Ok(Service {
+    let mut extras = Extras::default();
+    if let Some(given) = given {
+        extras.compare::<ServiceSpec>("/spec", given);
+    }
+    let service = Service {
         metadata,
         spec: Some(spec),
         status: None,
-    })
+    };
+    Ok(Object::Service(Box::new(service)).extended(extras))
 }

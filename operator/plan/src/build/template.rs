@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
 use oxidask_operator_api::{EnvironmentVariable, Metadata, Resources, Scheduler, Worker};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::extras::Extras;
 use crate::PlanError;
 
 /// A view over the short fields of a pod.
@@ -100,6 +101,38 @@ impl<'a> Template<'a> {
             spec: None,
             ..self
         }
+    }
+
+    /// What our types lose of the template; `at` is where its pod spec stands in the object. The
+    /// short fields of a container belong to the one of that name.
+    pub(crate) fn extras(&self, at: &'static str, container: &str) -> Extras {
+        let mut extras = Extras::default();
+        let mut main = container;
+        if let Some(spec) = self.spec {
+            extras.compare::<PodSpec>(at, spec);
+            let containers = spec.get("containers").and_then(Value::as_array);
+            let names = || containers.into_iter().flatten().map(|it| it.get("name"));
+            let mut names_as_text = names().map(|name| name.and_then(Value::as_str));
+            if !names_as_text.any(|name| name == Some(container)) {
+                let first = names().next().flatten().and_then(Value::as_str);
+                main = first.unwrap_or(container);
+            }
+        }
+        let short = json!({
+            "volumes": self.volumes,
+            "tolerations": self.tolerations,
+            "affinity": self.affinity,
+            "imagePullSecrets": self.image_pull_secrets,
+            "containers": [{
+                "name": main,
+                "env": self.env,
+                "envFrom": self.env_from,
+                "volumeMounts": self.volume_mounts,
+                "resources": self.resources,
+            }],
+        });
+        extras.compare::<PodSpec>(at, &short);
+        extras
     }
 
     /// Reads a field that Kubernetes defines.

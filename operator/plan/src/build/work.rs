@@ -1,7 +1,8 @@
 //! The `ConfigMap` with the work of a job.
 //!
 //! Owns the manifest that the runner reads: the job as it was given, but a text from a user's
-//! `ConfigMap` is named as a file that is mounted beside it.
+//! `ConfigMap` is named as a file that is mounted beside it. So is a Python program, wherever it
+//! stands; its environment is that of the runner's container.
 
 use std::fmt::Write as _;
 
@@ -17,6 +18,8 @@ use crate::{PlanError, names, owner};
 pub(crate) const MANIFEST_KEY: &str = "job.json";
 /// The file name of a text from a user's `ConfigMap`.
 pub(crate) const TEXT_FILE: &str = "text";
+/// The file name of a Python program, which its tracebacks show.
+pub(crate) const SCRIPT_FILE: &str = "script.py";
 /// Bytes of a manifest: the API server's limit for a `ConfigMap`, less its metadata.
 pub(crate) const WORK_BYTES_MAX: usize = (1 << 20) - (16 << 10);
 
@@ -31,7 +34,21 @@ pub(crate) fn reference(spec: &JobSpec) -> Option<&KeyReference> {
             .as_ref()
             .and_then(|graph| graph.config_map_key_ref.as_ref())
     };
-    sql.or_else(graph)
+    let script = || {
+        spec.script
+            .as_ref()
+            .and_then(|script| script.config_map_key_ref.as_ref())
+    };
+    sql.or_else(graph).or_else(script)
+}
+
+/// The file name of the text from a user's `ConfigMap`.
+pub(crate) fn text_file(spec: &JobSpec) -> &'static str {
+    if spec.script.is_some() {
+        SCRIPT_FILE
+    } else {
+        TEXT_FILE
+    }
 }
 
 /// The `ConfigMap` of the job.
@@ -54,6 +71,13 @@ pub(crate) fn config_map(job: &DaskJob, name: &str) -> Result<ConfigMap, PlanErr
         graph.config_map_key_ref = None;
         graph.file = text();
     }
+    let mut program = None;
+    if let Some(script) = &mut spec.script {
+        script.config_map_key_ref = None;
+        script.env.clear();
+        program = script.source.take();
+        script.file = Some(SCRIPT_FILE.to_owned());
+    }
     let manifest = json!({
         "apiVersion": API_VERSION,
         "kind": "DaskJob",
@@ -61,9 +85,10 @@ pub(crate) fn config_map(job: &DaskJob, name: &str) -> Result<ConfigMap, PlanErr
         "spec": spec,
     });
     let manifest = escaped(&manifest.to_string());
-    if manifest.len() > WORK_BYTES_MAX {
+    let bytes = manifest.len() + program.as_ref().map_or(0, String::len);
+    if bytes > WORK_BYTES_MAX {
         return Err(PlanError::WorkSize {
-            bytes: manifest.len(),
+            bytes,
             bytes_max: WORK_BYTES_MAX,
         });
     }
@@ -71,9 +96,11 @@ pub(crate) fn config_map(job: &DaskJob, name: &str) -> Result<ConfigMap, PlanErr
     let owner_labels = job.metadata.labels.as_ref();
     metadata.labels = Some(labels::labels(owner_labels, None, &[(CLUSTER_NAME, name)]));
     metadata.annotations = labels::annotations(job.metadata.annotations.as_ref(), None);
+    let program = program.map(|program| (SCRIPT_FILE.to_owned(), program));
+    let manifest = (MANIFEST_KEY.to_owned(), manifest);
     Ok(ConfigMap {
         metadata,
-        data: Some([(MANIFEST_KEY.to_owned(), manifest)].into()),
+        data: Some([manifest].into_iter().chain(program).collect()),
         ..ConfigMap::default()
     })
 }

@@ -3,7 +3,9 @@
 use crate::support::*;
 use oxidask_identity::Role;
 use oxidask_operator_api::kubernetes::Phase;
-use oxidask_operator_plan::{APPLIED_HASH, CLUSTER_REPLICAS, DeletionReason, EventKind, Object};
+use oxidask_operator_plan::{
+    APPLIED_HASH, AuthorityStep, CLUSTER_REPLICAS, DeletionReason, EventKind, Object,
+};
 use serde_json::json;
 
 fn two_workers() -> World {
@@ -21,7 +23,8 @@ fn a_new_cluster_gets_certificates_then_service_scheduler_and_group() {
     assert!(is_true(&status.conditions, "Reconciling"));
     assert!(!is_true(&status.conditions, "Stalled"));
     let request = plan.certificates.unwrap();
-    assert!(request.needs_authority);
+    assert_eq!(request.authority, Some(AuthorityStep::Create));
+    assert!(request.needs_http_token);
     assert_eq!(request.roles, Role::ALL);
     assert_eq!(request.owner.uid, "uid-flights");
     assert_eq!(
@@ -41,6 +44,7 @@ fn a_new_cluster_gets_certificates_then_service_scheduler_and_group() {
         applied,
         [
             ("Service".to_owned(), "flights-scheduler"),
+            ("PodDisruptionBudget".to_owned(), "flights-default"),
             ("Deployment".to_owned(), "flights-scheduler"),
             ("DaskWorkerGroup".to_owned(), "flights-default"),
         ]
@@ -136,8 +140,8 @@ fn what_was_deleted_is_made_again() {
     assert_eq!(plan.apply.len(), 2);
     let request = plan.certificates.unwrap();
     assert_eq!(
-        (request.needs_authority, request.roles),
-        (false, vec![Role::Client])
+        (request.authority, request.roles),
+        (None, vec![Role::Client])
     );
     assert_eq!(plan.status.unwrap().phase, Some(Phase::Pending));
     world.settle();
@@ -151,36 +155,95 @@ fn what_was_deleted_is_made_again() {
 }
 
 #[test]
-fn certificates_are_renewed_a_month_before_their_end() {
+fn certificates_are_renewed_a_week_before_their_end() {
     let mut world = two_workers();
     world.settle();
     let wake_after = world.plan_cluster("flights").wake_after.unwrap();
     assert_eq!(wake_after.as_secs(), 24 * 3600);
-    world.now += 59 * DAY;
+    world.now += 82 * DAY;
     assert!(world.plan_cluster("flights").certificates.is_none());
     world.now += DAY;
     let request = world.plan_cluster("flights").certificates.unwrap();
     assert_eq!(request.roles, Role::ALL);
-    assert!(!request.needs_authority);
+    assert_eq!(request.lifetime.as_secs(), 90 * 24 * 3600);
+    assert_eq!(request.authority, None);
     world.settle();
-    world
-        .secrets
-        .get_mut("flights-tls-worker")
-        .unwrap()
-        .1
-        .not_after = None;
+    let worker = world.secrets.get_mut("flights-tls-worker").unwrap();
+    worker.1.not_after = None;
+    worker.1.written_at = None;
     let request = world.plan_cluster("flights").certificates.unwrap();
     assert_eq!(request.roles, [Role::Worker]);
 }
 
 #[test]
-fn a_lost_authority_costs_all_certificates() {
+fn the_lifetime_can_be_set_down_to_five_minutes() {
+    let spec = json!({"worker": {}, "tls": {"certificateLifetime": "5m"}});
+    let mut world = World::with_cluster(cluster("flights", spec));
+    let request = world.plan_cluster("flights").certificates.unwrap();
+    assert_eq!(request.lifetime.as_secs(), 300);
+    world.settle();
+    let end = at(world.now + 300);
+    for (name, (_, state)) in &mut world.secrets {
+        if name.contains("-tls-") {
+            state.not_after = Some(end);
+        }
+    }
+    world.now += 190;
+    assert!(world.plan_cluster("flights").certificates.is_none());
+    world.now += 15;
+    let request = world.plan_cluster("flights").certificates.unwrap();
+    assert_eq!(request.roles.len(), 4, "a third of the lifetime is left");
+    for (tls, part) in [
+        (json!({"certificateLifetime": "4m"}), "certificateLifetime"),
+        (
+            json!({"certificateLifetime": "soon"}),
+            "certificateLifetime",
+        ),
+        (
+            json!({"certificateLifetime": "10m", "renewBefore": "6m"}),
+            "renewBefore",
+        ),
+        (
+            json!({"caSecretRef": {"name": "a"}, "issuerRef": {"name": "b"}}),
+            "both",
+        ),
+        (
+            json!({"issuerRef": {"name": "b"}, "certificateLifetime": "10m"}),
+            "60m",
+        ),
+    ] {
+        let spec = json!({"worker": {}, "tls": tls});
+        let mut world = World::with_cluster(cluster("flights", spec));
+        world.settle();
+        let status = world.cluster_status("flights");
+        let stalled = condition(&status.conditions, "Stalled");
+        assert_eq!(
+            (stalled.status.as_str(), stalled.reason.as_str()),
+            ("True", "OX105")
+        );
+        assert!(stalled.message.contains(part), "{}", stalled.message);
+    }
+}
+
+#[test]
+fn a_lost_authority_comes_back_beside_what_is_trusted() {
     let mut world = two_workers();
     world.settle();
     world.secrets.get_mut("flights-ca").unwrap().1.has_all_keys = false;
     let request = world.plan_cluster("flights").certificates.unwrap();
-    assert!(request.needs_authority);
-    assert_eq!(request.roles, Role::ALL);
+    assert_eq!(request.authority, Some(AuthorityStep::Create));
+    assert!(request.roles.is_empty(), "pods have to trust it first");
+}
+
+#[test]
+fn lost_tokens_come_back() {
+    let mut world = two_workers();
+    world.settle();
+    world.secrets.remove("flights-http-token");
+    let request = world.plan_cluster("flights").certificates.unwrap();
+    assert!(request.needs_http_token && request.authority.is_none() && request.roles.is_empty());
+    world.settle();
+    assert!(world.secrets.contains_key("flights-http-token"));
 }
 
 #[test]
@@ -209,8 +272,8 @@ fn a_bad_name_is_an_error_and_nothing_is_made() {
 fn python_pods_and_unusable_templates_stall() {
     let template = json!({"containers": [{"name": "worker", "image": "dask"}]});
     for (spec, code) in [
-        (json!({"runtime": "Dask", "worker": {}}), "OX501"),
-        (json!({"worker": {"spec": template}}), "OX501"),
+        (json!({"runtime": "Dask", "worker": {}}), "OX540"),
+        (json!({"worker": {"spec": template}}), "OX540"),
         (
             json!({"worker": {"volumes": [{"nam": 1, "name": 3}]}}),
             "OX503",
@@ -355,9 +418,17 @@ fn further_groups_come_and_go_and_made_ones_are_adopted() {
     object.spec.worker_groups.clear();
     object.metadata.generation = Some(2);
     world.settle();
-    assert_eq!(world.deletions.len(), 1);
-    assert_eq!(world.deletions[0].reason, DeletionReason::GroupRemoved);
-    assert_eq!(world.deletions[0].object.name, "flights-gpu");
+    let removed = |reason: DeletionReason| {
+        let mut deletions = world.deletions.iter();
+        deletions
+            .find(|deletion| deletion.reason == reason)
+            .unwrap()
+    };
+    assert_eq!(world.deletions.len(), 2, "the group and its budget");
+    assert_eq!(
+        removed(DeletionReason::GroupRemoved).object.name,
+        "flights-gpu"
+    );
     assert!(
         world.groups.contains_key("flights-mine"),
         "a user's group stays"
@@ -433,22 +504,6 @@ fn a_pod_that_cannot_start_is_named_once() {
     world.settle();
     assert_eq!(count(&world), 4);
     assert!(message(&world).contains("CreateContainerConfigError: secret \"a\" not found"));
-}
-
-#[test]
-fn fields_that_have_no_effect_are_named_once() {
-    let spec = json!({"worker": {"autoscale": {"maximum": 3}}, "idleTimeout": 60, "suspend": true});
-    let mut world = World::with_cluster(cluster("flights", spec));
-    world.settle();
-    let events = world
-        .events
-        .iter()
-        .filter(|event| event.reason == "FieldIgnored");
-    let notes: Vec<&str> = events.map(|event| event.note.as_str()).collect();
-    assert_eq!(
-        notes,
-        ["OX501: this version leaves out of account: `autoscale`, `idleTimeout`, `suspend`"]
-    );
 }
 
 #[test]

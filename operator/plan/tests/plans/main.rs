@@ -7,8 +7,10 @@
 )]
 
 mod clusters;
-mod groups;
 mod jobs;
 mod manifests;
 mod properties;
+mod repairs;
+mod rotations;
+mod scripts;
 mod support;

@@ -46,7 +46,8 @@ fn the_scheduler() {
     let world = World::with_cluster(cluster("flights", json!({"worker": {}})));
     let plan = world.plan_cluster("flights");
     insta::assert_snapshot!("scheduler_service", shown(&plan.apply[0]));
-    insta::assert_snapshot!("scheduler_deployment", shown(&plan.apply[1]));
+    insta::assert_snapshot!("workers_budget", shown(&plan.apply[1]));
+    insta::assert_snapshot!("scheduler_deployment", shown(&plan.apply[2]));
 }
 
 #[test]
@@ -204,7 +205,7 @@ fn a_pod_spec_is_a_template() {
         .collect();
     assert_eq!(
         volumes,
-        ["cache", "oxidask-tls"],
+        ["cache", "oxidask-tls", "oxidask-program"],
         "the user's folder at /tmp is enough"
     );
     assert_eq!(
@@ -219,7 +220,8 @@ fn a_pod_spec_is_a_template() {
     );
     let container = &spec.containers[1];
     assert_eq!(container.image.as_deref(), Some("registry/dask"));
-    assert_eq!(container.command, None);
+    let program = ["/opt/oxidask/oxidask".to_owned()];
+    assert_eq!(container.command.as_deref(), Some(&program[..]));
     assert_eq!(container.args.as_deref(), Some(&["worker".to_owned()][..]));
     assert_eq!(value(container, "A"), Some("short"));
     assert_eq!(value(container, "B"), Some("template"));
@@ -300,7 +302,14 @@ fn labels_reach_all_objects_but_those_of_tools_do_not() {
     let mut world = World::with_cluster(object);
     world.settle();
     let name = world.workers()[0].clone();
-    let pod = &world.pods[&name].metadata;
+    let mut pod = world.pods[&name].metadata.clone();
+    let hash = pod
+        .labels
+        .as_mut()
+        .unwrap()
+        .remove("kubernetes.dask.org/template-hash");
+    assert!(hash.is_some());
+    let pod = &pod;
     assert_eq!(
         serde_json::to_value(&pod.labels).unwrap(),
         json!({
@@ -355,4 +364,77 @@ fn the_authoritys_secret_is_mounted_nowhere() {
         assert!(text.contains(&format!("flights-tls-{role}")), "{role}");
         assert!(!text.contains("flights-ca") && !text.contains("flights-tls-operator"));
     }
+}
+
+fn journal_volume(world: &World) -> Value {
+    let spec = scheduler_spec(world);
+    let container = &spec.containers[0];
+    let arguments: Vec<&str> = container
+        .args
+        .iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
+    let ["scheduler", "--journal-dir", folder] = arguments[..] else {
+        panic!("{arguments:?}");
+    };
+    let mut mounts = container.volume_mounts.iter().flatten();
+    let mount = mounts.find(|mount| mount.mount_path == folder).unwrap();
+    let mut volumes = spec.volumes.iter().flatten();
+    let volume = volumes.find(|volume| volume.name == mount.name).unwrap();
+    serde_json::to_value(volume).unwrap()
+}
+
+#[test]
+fn the_journal_outlives_the_container_and_with_a_claim_the_pod() {
+    let bare = world(&json!({"worker": {}}));
+    let expected = json!({"name": "oxidask-journal", "emptyDir": {}});
+    assert_eq!(journal_volume(&bare), expected);
+    assert!(bare.claims.is_empty());
+    let limited = world(&json!({"worker": {}, "scheduler": {"journal": {"sizeLimit": "5Gi"}}}));
+    let expected = json!({"name": "oxidask-journal", "emptyDir": {"sizeLimit": "5Gi"}});
+    assert_eq!(journal_volume(&limited), expected);
+
+    let claim = json!({
+        "storageClassName": "fast",
+        "resources": {"requests": {"storage": "10Gi"}},
+    });
+    let spec = json!({"worker": {}, "scheduler": {"journal": {"volumeClaim": claim}}});
+    let mut world = world(&spec);
+    let claimed = json!({"claimName": "flights-journal"});
+    let expected = json!({"name": "oxidask-journal", "persistentVolumeClaim": claimed});
+    assert_eq!(journal_volume(&world), expected);
+    let found = &world.claims["flights-journal"];
+    let owner = &found.metadata.owner_references.as_ref().unwrap()[0];
+    assert_eq!(
+        (owner.kind.as_str(), owner.name.as_str()),
+        ("DaskCluster", "flights")
+    );
+    let expected = json!({
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "fast",
+        "resources": {"requests": {"storage": "10Gi"}},
+    });
+    assert_eq!(serde_json::to_value(&found.spec).unwrap(), expected);
+    assert!(!world.has_event("FieldIgnored"));
+    // The volume is there before the pod that needs it.
+    let position = |what: &str| world.log.iter().position(|line| line == what).unwrap();
+    let claim = position("PersistentVolumeClaim flights-journal");
+    assert!(claim < position("Deployment flights-scheduler"));
+    // It goes with its cluster.
+    world.jobs.clear();
+    world.collect_garbage();
+    assert!(world.claims.is_empty());
+}
+
+#[test]
+fn a_folder_that_the_template_mounts_for_the_journal_stays() {
+    let mount = json!({"name": "mine", "mountPath": "/var/lib/oxidask/journal"});
+    let volume = json!({"name": "mine", "hostPath": {"path": "/srv/journal"}});
+    let spec = json!({
+        "worker": {},
+        "scheduler": {"volumes": [volume], "volumeMounts": [mount]},
+    });
+    let expected = json!({"name": "mine", "hostPath": {"path": "/srv/journal"}});
+    assert_eq!(journal_volume(&world(&spec)), expected);
 }

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use oxidask_operator_plan::{ObjectKind, group, job};
+use oxidask_operator_plan::{ObjectKind, job};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -60,21 +60,6 @@ fn pod(sketch: &Sketch, position: usize) -> Pod {
     pod
 }
 
-/// Pods with names of their own, as an API server has them.
-fn pods(sketches: &[Sketch]) -> Vec<Pod> {
-    let mut pods: Vec<Pod> = Vec::new();
-    for (position, sketch) in sketches.iter().enumerate() {
-        let pod = pod(sketch, position);
-        if pods
-            .iter()
-            .all(|other| other.metadata.name != pod.metadata.name)
-        {
-            pods.push(pod);
-        }
-    }
-    pods
-}
-
 fn is_label(name: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=63).contains(&name.len())
@@ -84,49 +69,6 @@ fn is_label(name: &str) -> bool {
 }
 
 proptest! {
-    #[test]
-    fn a_group_deletes_only_its_own_pods_and_never_makes_too_many(
-        sketches in prop::collection::vec(sketch(), 0..16),
-        replicas in 0..12_u32,
-    ) {
-        let owner = worker_group(GROUP, "flights", json!({"replicas": replicas}));
-        let pods = pods(&sketches);
-        let observed = group::Observed {
-            cluster: Some(cluster("flights", json!({"worker": {}}))),
-            pods: pods.clone(),
-            has_certificates: true,
-        };
-        let plan = group::plan(&owner, &observed, &settings(), at(100));
-        let find = |name: &str| pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name));
-        for deletion in &plan.delete {
-            let pod = find(&deletion.object.name).unwrap();
-            prop_assert!(is_owned(&pod.metadata, owner.metadata.uid.as_deref()));
-            prop_assert!(pod.metadata.deletion_timestamp.is_none());
-            prop_assert_eq!(pod.metadata.uid.as_deref(), Some(deletion.object.uid.as_str()));
-        }
-        for object in &plan.apply {
-            prop_assert_eq!(object.kind(), ObjectKind::Pod);
-            prop_assert!(find(object.name()).is_none(), "a taken name");
-            prop_assert!(is_label(object.name()));
-        }
-        let live = pods.iter().filter(|pod| {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            is_owned(&pod.metadata, owner.metadata.uid.as_deref())
-                && pod.metadata.deletion_timestamp.is_none()
-                && !matches!(phase, Some("Succeeded" | "Failed"))
-        });
-        let live = live.count();
-        let wanted = replicas as usize;
-        let scaled = plan.delete.iter().filter(|d| d.reason.name() == "ScaledDown").count();
-        prop_assert_eq!(plan.apply.len(), wanted.saturating_sub(live));
-        prop_assert_eq!(scaled, live.saturating_sub(wanted));
-        let again = group::plan(&owner, &observed, &settings(), at(200));
-        let names = |plan: &oxidask_operator_plan::Plan<_>| -> Vec<String> {
-            plan.apply.iter().map(|object| object.name().to_owned()).collect()
-        };
-        prop_assert_eq!(names(&plan), names(&again));
-    }
-
     #[test]
     fn names_fit_whatever_the_cluster_is_called(
         name in "[a-zA-Z0-9.-]{1,70}",
@@ -172,7 +114,7 @@ proptest! {
         let observed = job::Observed {
             cluster: has_cluster.then_some(cluster),
             runner: has_runner.then_some(runner),
-            work: None,
+            ..job::Observed::default()
         };
         let plan = job::plan(&job, &observed, &settings(), at(100));
         for deletion in &plan.delete {

@@ -1,21 +1,26 @@
 //! A small API server in memory: it carries out plans and plays kubelet and garbage collector.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
 use k8s_openapi::api::core::v1::{
     ConfigMap, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, Pod, PodCondition, PodStatus, Service,
+    ContainerStateWaiting, ContainerStatus, PersistentVolumeClaim, Pod, PodCondition, PodStatus,
+    Service,
 };
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference, Time};
 use oxidask_identity::Role;
 use oxidask_operator_api::kubernetes::{
     ClusterStatus, DaskCluster, DaskJob, DaskWorkerGroup, JobStatus, WorkerGroupStatus,
 };
 use oxidask_operator_plan::cluster::SecretState;
+use oxidask_operator_plan::signal::{Signal, Standing, WorkerSignal};
 use oxidask_operator_plan::{
-    Deletion, Object, ObjectKind, Plan, PlannedEvent, Settings, Timestamp, cluster, group, job,
-    names,
+    CertificateRequest, Deletion, Object, ObjectKind, Plan, PlannedEvent, Refusal, Settings,
+    Timestamp, cluster, group, job, names,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -27,8 +32,8 @@ pub(crate) const DAY: i64 = 24 * 3600;
 
 pub(crate) fn settings() -> Settings {
     Settings {
-        runtime_image: "docker.io/oxidask/oxidask-runtime:0.1.0".to_owned(),
         image_pull_policy: Some("IfNotPresent".to_owned()),
+        ..Settings::new("docker.io/oxidask/oxidask-runtime:0.1.0")
     }
 }
 
@@ -146,11 +151,19 @@ pub(crate) struct World {
     pub(crate) services: BTreeMap<String, Service>,
     pub(crate) deployments: BTreeMap<String, Deployment>,
     pub(crate) config_maps: BTreeMap<String, ConfigMap>,
+    pub(crate) claims: BTreeMap<String, PersistentVolumeClaim>,
     pub(crate) pods: BTreeMap<String, Pod>,
     pub(crate) groups: BTreeMap<String, DaskWorkerGroup>,
     pub(crate) clusters: BTreeMap<String, DaskCluster>,
     pub(crate) jobs: BTreeMap<String, DaskJob>,
+    /// UIDs of pods whose workers are empty.
+    drained: BTreeSet<String>,
     pub(crate) secrets: BTreeMap<String, (String, SecretState)>,
+    pub(crate) budgets: BTreeMap<String, PodDisruptionBudget>,
+    pub(crate) policies: BTreeMap<String, NetworkPolicy>,
+    pub(crate) signal: Option<Signal>,
+    pub(crate) refusals: Vec<Refusal>,
+    pub(crate) settings: Option<Settings>,
     pub(crate) events: Vec<PlannedEvent>,
     pub(crate) deletions: Vec<Deletion>,
     /// `kind name`, in the order in which things were done.
@@ -211,12 +224,16 @@ impl World {
         let of = |component: &'static str| {
             let pods = self.pods.values().filter(of_cluster);
             let pods = pods.filter(move |pod| label(pod, "dask.org/component", component));
-            pods.cloned().collect::<Vec<_>>()
+            pods.cloned().map(Arc::new).collect::<Vec<_>>()
         };
         let secrets = self.secrets.iter();
         cluster::Observed {
             service: self.services.get(&names::scheduler(name)).cloned(),
             scheduler: self.deployments.get(&names::scheduler(name)).cloned(),
+            journal_claim: self
+                .claims
+                .get(&names::journal_claim(name))
+                .map(|claim| claim.metadata.clone()),
             groups: self
                 .groups
                 .values()
@@ -224,16 +241,23 @@ impl World {
                 .cloned()
                 .collect(),
             secrets: secrets
-                .map(|(name, (_, state))| (name.clone(), *state))
+                .map(|(name, (_, state))| (name.clone(), state.clone()))
                 .collect(),
             scheduler_pods: of("scheduler"),
             worker_pods: of("worker"),
+            runner_pods: of("job-runner"),
+            disruption_budgets: self.budgets.values().cloned().collect(),
+            network_policies: self.policies.values().cloned().collect(),
+            signal: self.signal.clone(),
+            refusals: self.refusals.clone(),
+            ..cluster::Observed::default()
         }
     }
 
     pub(crate) fn plan_cluster(&self, name: &str) -> Plan<ClusterStatus> {
         let observed = self.observe_cluster(name);
-        cluster::plan(&self.clusters[name], &observed, &settings(), at(self.now))
+        let settings = self.settings.clone().unwrap_or_else(settings);
+        cluster::plan(&self.clusters[name], &observed, &settings, at(self.now))
     }
 
     pub(crate) fn observe_group(&self, name: &str) -> group::Observed {
@@ -248,8 +272,55 @@ impl World {
                 .values()
                 .filter(|pod| is_owned(&pod.metadata, uid))
                 .cloned()
+                .map(Arc::new)
                 .collect(),
             has_certificates: self.secrets.contains_key(&secret),
+            signal: Some(self.signal()),
+            scheduler: self.deployments.get(&names::scheduler(cluster)).cloned(),
+            ..group::Observed::default()
+        }
+    }
+
+    /// Every ready worker, drained as soon as it is asked to.
+    fn signal(&self) -> Signal {
+        let ready = self.pods.iter().filter(|(_, pod)| {
+            let conditions = pod
+                .status
+                .iter()
+                .flat_map(|it| it.conditions.iter().flatten());
+            let mut conditions = conditions.into_iter();
+            conditions.any(|it| it.type_ == "Ready" && it.status == "True")
+        });
+        let workers = ready.map(|(name, pod)| {
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            let is_drained = self.drained.contains(&uid);
+            let worker = WorkerSignal {
+                group: String::new(),
+                pod_uid: uid,
+                host: String::new(),
+                standing: if is_drained {
+                    Standing::Empty
+                } else {
+                    Standing::Active
+                },
+                running: 0,
+                held_bytes: 0,
+                idle: std::time::Duration::ZERO,
+                loaded: None,
+            };
+            (name.clone(), worker)
+        });
+        Signal {
+            heard_at: at(self.now),
+            graphs: 0,
+            clients: 0,
+            unfinished_tasks: 0,
+            idle: None,
+            groups: BTreeMap::new(),
+            workers: workers.collect(),
+            loaded: None,
+            clients_loaded: Vec::new(),
+            unplaced: Vec::new(),
         }
     }
 
@@ -263,6 +334,7 @@ impl World {
             cluster: self.clusters.get(name).cloned(),
             runner: self.pods.get(&names::runner(name)).cloned(),
             work: self.config_maps.get(&names::work(name)).cloned(),
+            ..job::Observed::default()
         }
     }
 
@@ -321,24 +393,34 @@ impl World {
     }
 
     fn carry_out<S>(&mut self, plan: Plan<S>) {
-        if let Some(request) = &plan.certificates {
-            let state = SecretState {
-                has_all_keys: true,
-                not_after: Some(at(self.now + 90 * DAY)),
+        for change in &plan.metadata {
+            let name = &change.object.name;
+            let metadata = match change.object.kind {
+                ObjectKind::Pod => self.pods.get_mut(name).map(|it| &mut it.metadata),
+                _ => self.groups.get_mut(name).map(|it| &mut it.metadata),
             };
-            let mut names: Vec<String> = request
-                .roles
-                .iter()
-                .map(|role| names::certificate_secret(&request.cluster, *role))
-                .collect();
-            if request.needs_authority {
-                names.push(names::authority_secret(&request.cluster));
+            let metadata = metadata.unwrap();
+            if change.finalizers.is_some() {
+                metadata.finalizers.clone_from(&change.finalizers);
             }
-            for name in names {
-                self.log.push(format!("Secret {name}"));
-                self.secrets
-                    .insert(name, (request.owner.uid.clone(), state));
+            let annotations = metadata.annotations.get_or_insert_default();
+            for (key, value) in &change.annotations {
+                match value {
+                    Some(value) => annotations.insert(key.clone(), value.clone()),
+                    None => annotations.remove(key),
+                };
             }
+        }
+        for retirement in &plan.retire {
+            let uid = self.pods[&retirement.worker].metadata.uid.clone().unwrap();
+            if retirement.is_cancelled {
+                self.drained.remove(&uid);
+            } else {
+                self.drained.insert(uid);
+            }
+        }
+        if let Some(request) = &plan.certificates {
+            self.issue(request);
         }
         for object in plan.apply {
             self.apply(object);
@@ -354,6 +436,33 @@ impl World {
         self.events.extend(plan.events);
     }
 
+    /// What stands in Secrets is played in `rotations`; here they are only whole.
+    fn issue(&mut self, request: &CertificateRequest) {
+        let digest = || Some("authority".to_owned());
+        let authority = request.authority.is_some();
+        let authority = authority.then(|| names::authority_secret(&request.cluster));
+        let roles = request.roles.iter().chain(&request.bundles);
+        let roles = roles.map(|role| names::certificate_secret(&request.cluster, *role));
+        let tokens = request.needs_http_token;
+        let tokens = tokens.then(|| names::http_token_secret(&request.cluster));
+        for name in authority.into_iter().chain(roles).chain(tokens) {
+            let is_authority = name == names::authority_secret(&request.cluster);
+            let years = if is_authority { 10 * 365 } else { 90 };
+            let state = SecretState {
+                has_all_keys: true,
+                not_after: Some(at(self.now + years * DAY)),
+                bundle: digest(),
+                certificate: digest(),
+                issuer: digest(),
+                written_at: Some(at(self.now)),
+                ..SecretState::default()
+            };
+            self.log.push(format!("Secret {name}"));
+            let owner = request.owner.uid.clone();
+            self.secrets.insert(name, (owner, state));
+        }
+    }
+
     pub(crate) fn apply(&mut self, object: Object) {
         let name = object.name().to_owned();
         assert_eq!(object.namespace(), "science");
@@ -363,12 +472,8 @@ impl World {
         let now = self.now;
         match object {
             Object::Service(mut object) => {
-                written(
-                    &mut object.metadata,
-                    self.services.get(&name).map(|o| &o.metadata),
-                    id,
-                    now,
-                );
+                let before = self.services.get(&name);
+                written(&mut object.metadata, before.map(|o| &o.metadata), id, now);
                 self.services.insert(name, *object);
             }
             Object::Deployment(mut object) => {
@@ -377,13 +482,14 @@ impl World {
                 written(&mut object.metadata, before.map(|o| &o.metadata), id, now);
                 self.deployments.insert(name, *object);
             }
+            Object::VolumeClaim(mut object) => {
+                let before = self.claims.get(&name);
+                written(&mut object.metadata, before.map(|o| &o.metadata), id, now);
+                self.claims.insert(name, *object);
+            }
             Object::ConfigMap(mut object) => {
-                written(
-                    &mut object.metadata,
-                    self.config_maps.get(&name).map(|o| &o.metadata),
-                    id,
-                    now,
-                );
+                let before = self.config_maps.get(&name);
+                written(&mut object.metadata, before.map(|o| &o.metadata), id, now);
                 self.config_maps.insert(name, *object);
             }
             Object::Pod(mut object) => {
@@ -404,6 +510,17 @@ impl World {
                 written(&mut object.metadata, before.map(|o| &o.metadata), id, now);
                 self.clusters.insert(name, *object);
             }
+            Object::DisruptionBudget(mut object) => {
+                let before = self.budgets.get(&name);
+                written(&mut object.metadata, before.map(|o| &o.metadata), id, now);
+                self.budgets.insert(name, *object);
+            }
+            Object::NetworkPolicy(mut object) => {
+                let before = self.policies.get(&name);
+                written(&mut object.metadata, before.map(|o| &o.metadata), id, now);
+                self.policies.insert(name, *object);
+            }
+            Object::Extended(extended) => self.apply(extended.object),
             Object::Adoption(object) => {
                 let group = self.groups.get_mut(&name).unwrap();
                 group
@@ -411,6 +528,7 @@ impl World {
                     .owner_references
                     .clone_from(&object.metadata.owner_references);
             }
+            other => panic!("nobody applies a {}", other.kind()),
         }
     }
 
@@ -421,6 +539,14 @@ impl World {
             ObjectKind::Pod => self.pods.get_mut(&key.name).map(|o| &mut o.metadata),
             ObjectKind::Cluster => self.clusters.get_mut(&key.name).map(|o| &mut o.metadata),
             ObjectKind::WorkerGroup => self.groups.get_mut(&key.name).map(|o| &mut o.metadata),
+            ObjectKind::DisruptionBudget => {
+                self.budgets.remove(&key.name).unwrap();
+                return;
+            }
+            ObjectKind::NetworkPolicy => {
+                self.policies.remove(&key.name).unwrap();
+                return;
+            }
             kind => panic!("nobody deletes a {kind}"),
         };
         let metadata = metadata.unwrap();
@@ -437,9 +563,9 @@ impl World {
         for deployment in self.deployments.values_mut() {
             deployment.status = Some(DeploymentStatus {
                 observed_generation: deployment.metadata.generation,
-                replicas: Some(1),
-                updated_replicas: Some(1),
-                available_replicas: Some(1),
+                replicas: deployment.spec.as_ref().unwrap().replicas,
+                updated_replicas: deployment.spec.as_ref().unwrap().replicas,
+                available_replicas: deployment.spec.as_ref().unwrap().replicas,
                 ..DeploymentStatus::default()
             });
         }
@@ -474,6 +600,9 @@ impl World {
             self.services.retain(|_, object| stays(&object.metadata));
             self.deployments.retain(|_, object| stays(&object.metadata));
             self.config_maps.retain(|_, object| stays(&object.metadata));
+            self.claims.retain(|_, object| stays(&object.metadata));
+            self.budgets.retain(|_, object| stays(&object.metadata));
+            self.policies.retain(|_, object| stays(&object.metadata));
             self.secrets.retain(|_, (owner, _)| uids.contains(owner));
             if self.count() == count {
                 return;
