@@ -79,3 +79,26 @@ matchNames:
 any: true
 {{- end -}}
 {{- end -}}
+
+{{/* The namespaces that may hold pods of ours, as a selector of a NetworkPolicy. */}}
+{{- define "oxidask-operator.peerNamespaces" -}}
+{{- $namespaces := include "oxidask-operator.namespaces" . | fromJsonArray -}}
+{{- if $namespaces -}}
+matchExpressions:
+  - key: kubernetes.io/metadata.name
+    operator: In
+    values:
+      {{- toYaml $namespaces | nindent 6 }}
+{{- else -}}
+{}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether one of several pods leads; one alone leads too, so that an upgrade has no gap. */}}
+{{- define "oxidask-operator.elects" -}}
+{{- if .Values.leaderElection.enabled -}}
+true
+{{- else if gt (int .Values.replicas) 1 -}}
+{{- fail "replicas above 1 need leaderElection.enabled: two operators would plan from different views of the same objects" -}}
+{{- end -}}
+{{- end -}}
