@@ -33,12 +33,15 @@ pub(crate) struct Context {
 
 /// Runs the cases that the filter names. Whether all of them passed.
 pub(crate) fn run_all(settings: &Settings) -> Outcome<bool> {
-    let wanted = |case: &&Case| case.name.contains(&settings.filter);
+    let wanted = |case: &&Case| {
+        let mut parts = settings.filter.split(',');
+        parts.any(|part| case.name.contains(part))
+    };
     let together: Vec<&Case> = cases::SIDE_BY_SIDE.iter().filter(wanted).collect();
     let alone: Vec<&Case> = cases::ALONE.iter().filter(wanted).collect();
     if together.is_empty() && alone.is_empty() {
         return Err(failure(format!(
-            "no case has `{}` in its name",
+            "no case has one of `{}` in its name",
             settings.filter
         )));
     }

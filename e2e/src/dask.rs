@@ -19,21 +19,71 @@ pub(crate) const API_VERSION: &str = "kubernetes.dask.org/v1";
 
 /// A small cluster that fits beside others.
 pub(crate) fn cluster(name: &str, workers: u32) -> String {
+    cluster_with(name, workers, json!({}))
+}
+
+/// A small cluster whose spec has more fields.
+pub(crate) fn cluster_with(name: &str, workers: u32, fields: Value) -> String {
     json!({
         "apiVersion": API_VERSION,
         "kind": "DaskCluster",
         "metadata": {"name": name},
-        "spec": cluster_spec(workers),
+        "spec": cluster_spec(workers, fields),
     })
     .to_string()
 }
 
-fn cluster_spec(workers: u32) -> Value {
-    json!({"worker": {
+/// The journal of a scheduler, on a volume of this class.
+pub(crate) fn journal(class: &str) -> Value {
+    json!({"journal": {"volumeClaim": {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": class,
+        "resources": {"requests": {"storage": "1Gi"}},
+    }}})
+}
+
+/// A small cluster whose scheduler keeps its journal on a volume of this class.
+pub(crate) fn cluster_with_journal(name: &str, workers: u32, class: &str) -> String {
+    cluster_with(name, workers, json!({"scheduler": journal(class)}))
+}
+
+/// The wanted cluster with small workers, and more fields.
+pub(crate) fn cluster_spec(workers: u32, fields: Value) -> Value {
+    let mut spec = json!({"worker": worker(workers)});
+    merge(&mut spec, fields);
+    spec
+}
+
+/// Small workers.
+pub(crate) fn worker(workers: u32) -> Value {
+    json!({
         "replicas": workers,
         "threads": 1,
-        "resources": {"limits": {"memory": "512Mi"}, "requests": {"cpu": "50m", "memory": "64Mi"}},
-    }})
+        "resources": {"limits": {"memory": "512Mi"}, "requests": {"cpu": "20m", "memory": "48Mi"}},
+    })
+}
+
+/// Lays objects over each other, as a merge patch without deletions does.
+fn merge(base: &mut Value, over: Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (key, value) in over {
+                merge(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over,
+    }
+}
+
+/// Starts a small cluster whose spec has more fields, and waits until it is Ready.
+pub(crate) fn start_cluster_with(
+    kubectl: &Kubectl,
+    name: &str,
+    workers: u32,
+    fields: Value,
+) -> Outcome {
+    kubectl.apply(&cluster_with(name, workers, fields))?;
+    wait_ready(kubectl, name)
 }
 
 /// Starts a small cluster and waits until it is Ready.
@@ -68,6 +118,12 @@ pub(crate) struct Sleeps {
     pub(crate) seconds: f64,
 }
 
+/// Ten thousand tasks and one.
+pub(crate) const MANY: Sleeps = Sleeps {
+    tasks: 5_000,
+    seconds: 0.008,
+};
+
 /// Enough for something to happen meanwhile.
 pub(crate) const A_WHILE: Sleeps = Sleeps {
     tasks: 30,
@@ -75,12 +131,18 @@ pub(crate) const A_WHILE: Sleeps = Sleeps {
 };
 
 impl Sleeps {
+    /// How many tasks that is.
+    pub(crate) fn count(self) -> u64 {
+        2 * self.tasks + 1
+    }
+
     /// The job, on two workers.
     pub(crate) fn job(self, name: &str) -> String {
         job(name, 2, &self.graph())
     }
 
-    fn graph(self) -> Value {
+    /// The tasks.
+    pub(crate) fn graph(self) -> Value {
         let mut tasks = Vec::new();
         let mut parts = Vec::new();
         for number in 1..=self.tasks {
@@ -104,13 +166,83 @@ impl Sleeps {
 
 /// A job with work of kind `graph`.
 pub(crate) fn job(name: &str, workers: u32, graph: &Value) -> String {
+    job_with(name, workers, json!({"graph": graph}))
+}
+
+/// A job whose spec has these fields beside a small cluster.
+pub(crate) fn job_with(name: &str, workers: u32, fields: Value) -> String {
+    let mut spec = json!({"cluster": {"spec": cluster_spec(workers, json!({}))}});
+    merge(&mut spec, fields);
     json!({
         "apiVersion": API_VERSION,
         "kind": "DaskJob",
         "metadata": {"name": name},
-        "spec": {"cluster": {"spec": cluster_spec(workers)}, "graph": graph},
+        "spec": spec,
     })
     .to_string()
+}
+
+/// Work that is done at once, and its row.
+pub(crate) fn quick() -> Value {
+    json!({"tasks": [{"key": "quick", "op": "value", "args": {"value": 7}}]})
+}
+
+/// Fails unless the rows of the job's log are those of [`quick`].
+pub(crate) fn check_quick(kubectl: &Kubectl, job: &str) -> Outcome {
+    let wanted = json!({"key": "quick", "value": 7});
+    expect_rows(&rows(&runner_log(kubectl, job)?)?, &[wanted])
+}
+
+/// Work that fails on purpose.
+pub(crate) fn failing() -> Value {
+    json!({"tasks": [{"key": "bad", "op": "fail", "args": {"message": "this task fails on purpose"}}]})
+}
+
+/// Waits until the status of a cluster or a job has one of the words of each list.
+pub(crate) fn wait_said(
+    kubectl: &Kubectl,
+    object: &str,
+    lists: &[&[&str]],
+    seconds: u64,
+) -> Outcome {
+    until(&format!("{object} to say {lists:?}"), seconds, || {
+        let status = kubectl.get(object)?["status"].to_string();
+        let has_one = |words: &&[&str]| words.iter().any(|word| status.contains(word));
+        done_if(lists.iter().all(has_one), status.clone())
+    })
+}
+
+/// Waits until a condition has this status.
+pub(crate) fn wait_condition(
+    kubectl: &Kubectl,
+    object: &str,
+    condition: &str,
+    status: &str,
+    seconds: u64,
+) -> Outcome {
+    until(
+        &format!("{object} to have {condition}={status}"),
+        seconds,
+        || {
+            let found = kubectl.get(object)?;
+            done_if(has(&found, condition, status), found["status"].to_string())
+        },
+    )
+}
+
+/// Waits until an object is gone.
+pub(crate) fn wait_gone(kubectl: &Kubectl, object: &str, seconds: u64) -> Outcome {
+    until(&format!("{object} to be gone"), seconds, || {
+        let found = kubectl.find(object)?;
+        done_if(found.is_none(), found.unwrap_or_default().to_string())
+    })
+}
+
+/// The number of workers that a group is asked to have.
+pub(crate) fn group_replicas(kubectl: &Kubectl, group: &str) -> Outcome<u64> {
+    let group = kubectl.get(&format!("daskworkergroup/{group}"))?;
+    let replicas = group["spec"]["worker"]["replicas"].as_u64();
+    replicas.ok_or_else(|| failure(format!("no number of workers: {}", group["spec"])))
 }
 
 /// Waits until the job has this final status.

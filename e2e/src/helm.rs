@@ -19,11 +19,16 @@ const CALL: Duration = Duration::from_mins(4);
 
 /// Runs helm in the operator's namespace.
 pub(crate) fn helm(settings: &Settings, arguments: &[&str]) -> Outcome<String> {
+    helm_in(settings, NAMESPACE, arguments)
+}
+
+/// Runs helm in a namespace.
+pub(crate) fn helm_in(settings: &Settings, namespace: &str, arguments: &[&str]) -> Outcome<String> {
     let home = tempfile::tempdir()?;
     let mut command = Command::new(&settings.helm);
     command
         .args(arguments)
-        .args(["--namespace", NAMESPACE])
+        .args(["--namespace", namespace])
         .env("KUBECONFIG", &settings.kubeconfig)
         .env("HELM_CACHE_HOME", home.path())
         .env("HELM_CONFIG_HOME", home.path())
@@ -49,25 +54,42 @@ pub(crate) fn install(settings: &Settings) -> Outcome {
 
 /// Installs one chart and waits until it is ready.
 pub(crate) fn install_chart(settings: &Settings, chart: &str) -> Outcome {
+    upgrade_chart(settings, NAMESPACE, chart, &[])
+}
+
+/// Installs or upgrades the release of a chart's name in a namespace, with these values
+/// (`path=JSON`), and waits until it is ready.
+pub(crate) fn upgrade_chart(
+    settings: &Settings,
+    namespace: &str,
+    chart: &str,
+    values: &[&str],
+) -> Outcome {
     let folder = settings.root.join("charts").join(chart);
     let folder = folder.display().to_string();
-    helm(
-        settings,
-        &[
-            "upgrade",
-            "--install",
-            chart,
-            &folder,
-            "--create-namespace",
-            "--wait",
-            "--timeout",
-            WAIT,
-        ],
-    )
-    .map(drop)
+    let mut arguments = vec![
+        "upgrade",
+        "--install",
+        chart,
+        &folder,
+        "--create-namespace",
+        "--wait",
+        "--timeout",
+        WAIT,
+    ];
+    for value in values {
+        arguments.extend(["--set-json", *value]);
+    }
+    helm_in(settings, namespace, &arguments).map(drop)
 }
 
 /// Uninstalls one chart.
 pub(crate) fn uninstall_chart(settings: &Settings, chart: &str) -> Outcome {
-    helm(settings, &["uninstall", chart, "--wait", "--timeout", WAIT]).map(drop)
+    uninstall_chart_in(settings, NAMESPACE, chart)
+}
+
+/// Uninstalls the release of a chart's name in a namespace.
+pub(crate) fn uninstall_chart_in(settings: &Settings, namespace: &str, chart: &str) -> Outcome {
+    let arguments = ["uninstall", chart, "--wait", "--timeout", WAIT];
+    helm_in(settings, namespace, &arguments).map(drop)
 }

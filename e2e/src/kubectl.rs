@@ -5,10 +5,10 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::process::{Finished, failure, finish};
@@ -16,6 +16,7 @@ use crate::settings::Settings;
 
 const CALL: Duration = Duration::from_mins(1);
 const FORWARD_SECONDS_MAX: u64 = 20;
+const WATCH_STARTS: Duration = Duration::from_secs(2);
 
 /// `kubectl` for one cluster and, mostly, one namespace.
 #[derive(Debug, Clone)]
@@ -42,9 +43,10 @@ impl Kubectl {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(arguments);
         command.env("KUBECONFIG", &self.kubeconfig);
+        // First: what follows `--` is not kubectl's.
         command.arg("--namespace").arg(&self.namespace);
+        command.args(arguments);
         command
     }
 
@@ -74,6 +76,12 @@ impl Kubectl {
     /// `kubectl apply` of a manifest.
     pub(crate) fn apply(&self, manifest: &str) -> Outcome<String> {
         self.call(&["apply", "-f", "-"], Some(manifest), CALL)?
+            .succeeded()
+    }
+
+    /// `kubectl create` of a manifest that may be too large to be kept in an annotation.
+    pub(crate) fn create(&self, manifest: &str) -> Outcome<String> {
+        self.call(&["create", "-f", "-"], Some(manifest), CALL)?
             .succeeded()
     }
 
@@ -107,6 +115,59 @@ impl Kubectl {
             Value::Array(items) => Ok(items),
             _ => Err(failure(format!("no list of {kind}: {text}"))),
         }
+    }
+
+    /// `kubectl patch` with a merge patch.
+    pub(crate) fn patch(&self, object: &str, patch: &Value) -> Outcome<String> {
+        let patch = patch.to_string();
+        self.run(&["patch", object, "--type=merge", "--patch", &patch])
+    }
+
+    /// Evicts a pod, as `kubectl drain` does. A budget that does not allow it is an error.
+    pub(crate) fn evict(&self, pod: &str) -> Outcome<String> {
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", self.namespace);
+        let eviction = json!({
+            "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": {"name": pod, "namespace": self.namespace},
+        });
+        let arguments = ["create", "--raw", &path, "-f", "-"];
+        self.call(&arguments, Some(&eviction.to_string()), CALL)?
+            .succeeded()
+    }
+
+    /// The names of new objects of a kind with these labels and when they were seen first, for as
+    /// long as the value lives.
+    pub(crate) fn watch(&self, kind: &str, selector: &str) -> Outcome<Watch> {
+        let mut command = self.command(&[
+            "get",
+            kind,
+            "--selector",
+            selector,
+            "--watch-only",
+            "-o",
+            "name",
+        ]);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        let seen: Arc<Mutex<Vec<(Instant, String)>>> = Arc::default();
+        if let Some(stdout) = child.stdout.take() {
+            let seen = Arc::clone(&seen);
+            // Ends with the child.
+            std::thread::spawn(move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    let Ok(mut seen) = seen.lock() else { return };
+                    if seen.iter().all(|(_, name)| *name != line) {
+                        seen.push((Instant::now(), line));
+                    }
+                }
+            });
+        }
+        // There is no sign that it has begun.
+        std::thread::sleep(WATCH_STARTS);
+        Ok(Watch { child, seen })
     }
 
     /// Everything in the namespace except events, as `kind/name`.
@@ -185,6 +246,30 @@ pub(crate) struct Forward {
 }
 
 impl Drop for Forward {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What `kubectl get --watch-only` has shown.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    child: Child,
+    seen: Arc<Mutex<Vec<(Instant, String)>>>,
+}
+
+impl Watch {
+    /// When each object was seen first, in this order.
+    pub(crate) fn seen(&self) -> Vec<(Instant, String)> {
+        self.seen
+            .lock()
+            .map(|seen| seen.clone())
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Watch {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -7,18 +7,28 @@
 //! Invariants: every wait has a bound and says what it waits for; every namespace that was made is
 //! deleted; the exit status is 1 if anything failed.
 
+mod argocd;
 mod case;
 mod cases;
 mod dask;
 mod dump;
 mod figures;
 mod helm;
+mod host;
 mod kubectl;
+mod link;
 mod namespace;
+mod operator;
 mod probe;
 mod process;
+mod prometheus;
+mod python;
+mod random;
 mod report;
 mod settings;
+mod stock;
+mod submission;
+mod volume;
 mod wait;
 
 use std::process::ExitCode;

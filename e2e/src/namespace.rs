@@ -28,7 +28,13 @@ pub(crate) fn create(settings: &Settings, case: &str) -> Outcome<Kubectl> {
     let name = format!("{name}-{suffix}");
     let kubectl = Kubectl::new(settings, &name);
     kubectl.run(&["create", "namespace", &name])?;
-    let (mark, security) = (format!("{LABEL}=case"), format!("{SECURITY}=restricted"));
+    // Pods of the runtime Dask are as the manifest gives them, and stock manifests say nothing of it.
+    let level = if case.starts_with("dask_") {
+        "baseline"
+    } else {
+        "restricted"
+    };
+    let (mark, security) = (format!("{LABEL}=case"), format!("{SECURITY}={level}"));
     kubectl.run(&["label", "namespace", &name, &mark, &security])?;
     Ok(kubectl)
 }

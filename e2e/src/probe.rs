@@ -57,6 +57,11 @@ impl Papers {
         })
     }
 
+    /// The certificate as it travels.
+    pub(crate) fn certificate(&self) -> Outcome<Vec<u8>> {
+        Ok(CertificateDer::from_pem_slice(self.certificate.as_bytes())?.to_vec())
+    }
+
     /// Writes them as the files that the command reads.
     pub(crate) fn write(&self, folder: &std::path::Path) -> Outcome {
         std::fs::write(folder.join("ca.crt"), &self.authority)?;
@@ -100,6 +105,21 @@ pub(crate) fn refusal(address: &str, papers: Option<&Papers>, protocol: &[u8]) -
             _ => return Ok(all),
         }
     }
+}
+
+/// The certificate that a server shows to a caller with these papers.
+pub(crate) fn shown_certificate(
+    address: &str,
+    papers: &Papers,
+    protocol: &[u8],
+) -> Outcome<Vec<u8>> {
+    let mut caller = Caller::connect(address, Some(papers), protocol)?;
+    caller.ask(protocol)?;
+    caller.receive()?;
+    let shown = caller.connection.peer_certificates();
+    let leaf = shown.and_then(|chain| chain.first());
+    let leaf = leaf.ok_or_else(|| failure(format!("{address} shows no certificate")))?;
+    Ok(leaf.to_vec())
 }
 
 /// Somebody at the other end of a TLS connection who does not care whom it leads to.
@@ -186,16 +206,30 @@ pub(crate) fn status(address: &str, papers: &Papers) -> Outcome<Vec<String>> {
 
 /// The body that an open HTTP path answers with; any status but 200 is an error.
 pub(crate) fn open_path(address: &str, path: &str) -> Outcome<String> {
+    match http_get(address, path, None)? {
+        (200, body) => Ok(body),
+        (status, body) => Err(failure(format!("{path} answers {status}: {body}"))),
+    }
+}
+
+/// Status and body of an HTTP path, asked with this bearer token or none.
+pub(crate) fn http_get(address: &str, path: &str, token: Option<&str>) -> Outcome<(u16, String)> {
     let mut tcp = connect(address)?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let authorization = token.map_or(String::new(), |token| {
+        format!("Authorization: Bearer {token}\r\n")
+    });
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\n{authorization}Connection: close\r\n\r\n"
+    );
     tcp.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     tcp.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);
-    match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_owned()),
-        _ => Err(failure(format!("{path} answers `{answer}`"))),
-    }
+    let split = answer.split_once("\r\n\r\n").and_then(|(head, body)| {
+        let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?;
+        Some((status.parse().ok()?, body.to_owned()))
+    });
+    split.ok_or_else(|| failure(format!("{path} answers `{answer}`")))
 }
 
 fn connect(address: &str) -> Outcome<TcpStream> {

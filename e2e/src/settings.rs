@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::{Failure, Outcome};
 
 const USAGE: &str = "\
-usage: oxidask-e2e [OPTIONS] [FILTER]   install the charts, run the cases whose name contains FILTER
+usage: oxidask-e2e [OPTIONS] [FILTER]   install the charts, run the cases whose name contains FILTER,
+                                        or one of several between commas
        oxidask-e2e [OPTIONS] list       name the cases
        oxidask-e2e [OPTIONS] install    only install the charts
        oxidask-e2e [OPTIONS] figures    install the charts, measure times
@@ -16,6 +17,8 @@ usage: oxidask-e2e [OPTIONS] [FILTER]   install the charts, run the cases whose 
                                                                  [default: helm]
   --oxidask FILE      the command, for comparison on this host   [default: oxidask]
   --artifacts DIR     where a failed case leaves what it saw     [default: oxidask-e2e in the temporary folder]
+  --lab FILE          the lab's program, if the cluster is a lab: cases that cut a node's link need it
+  --lab-name NAME     which lab
   --root DIR          the checkout, for charts and examples      [default: as it was built]
   --jobs N            cases side by side                         [default: 6]
   --runs N            of each figure                             [default: 5]";
@@ -43,7 +46,7 @@ pub(crate) enum Task {
 pub(crate) struct Settings {
     /// What is asked for.
     pub(crate) task: Task,
-    /// Only cases whose name contains this.
+    /// Only cases whose name contains this, or one of these between commas.
     pub(crate) filter: String,
     /// The cluster.
     pub(crate) kubeconfig: PathBuf,
@@ -55,6 +58,10 @@ pub(crate) struct Settings {
     pub(crate) oxidask: PathBuf,
     /// Where failed cases leave what they saw.
     pub(crate) artifacts: PathBuf,
+    /// The lab's program; empty if the cluster is none.
+    pub(crate) lab: PathBuf,
+    /// Which lab.
+    pub(crate) lab_name: String,
     /// The checkout.
     pub(crate) root: PathBuf,
     /// Cases side by side.
@@ -102,6 +109,8 @@ impl Settings {
             helm: "helm".into(),
             oxidask: "oxidask".into(),
             artifacts: std::env::temp_dir().join("oxidask-e2e"),
+            lab: PathBuf::new(),
+            lab_name: String::new(),
             root,
             jobs: JOBS_DEFAULT,
             runs: RUNS_DEFAULT,
@@ -124,6 +133,8 @@ impl Settings {
             "--helm" => self.helm = value.into(),
             "--oxidask" => self.oxidask = value.into(),
             "--artifacts" => self.artifacts = value.into(),
+            "--lab" => self.lab = value.into(),
+            "--lab-name" => value.clone_into(&mut self.lab_name),
             "--root" => self.root = value.into(),
             "--jobs" => self.jobs = number(value, JOBS_MAX)?,
             "--runs" => self.runs = number(value, RUNS_MAX)?,

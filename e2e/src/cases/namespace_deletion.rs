@@ -2,13 +2,17 @@
 
 use crate::Outcome;
 use crate::case::{Case, Context};
-use crate::dask::{A_WHILE, GONE_SECONDS_MAX, start_cluster, wait_busy};
+use crate::dask::{A_WHILE, start_cluster, wait_busy};
 
 pub(crate) const CASE: Case = Case {
     name: "namespace_deletion",
     about: "a namespace with a running cluster and a running job goes away",
     run,
 };
+
+/// Kubernetes looks at a namespace again after half of the longest grace period of its pods, however
+/// soon they end: 151 s with the 300 s of workers.
+const GONE_SECONDS_MAX: u64 = 240;
 
 fn run(context: &Context) -> Outcome {
     let kubectl = &context.kubectl;

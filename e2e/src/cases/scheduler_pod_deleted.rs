@@ -23,7 +23,7 @@ pub(crate) const CASE: Case = Case {
 };
 
 const PORT: u16 = 8786;
-const SUBMIT: Duration = Duration::from_mins(1);
+const SUBMIT: Duration = Duration::from_mins(3);
 const WORK: Sleeps = Sleeps {
     tasks: 6,
     seconds: 0.2,

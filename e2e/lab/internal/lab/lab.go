@@ -27,6 +27,11 @@ const usage = `usage: oxidask-lab COMMAND
   logs  [--name NAME]               where the logs of a lab's programs are
   enter [--name NAME] PLACE WORD…   run a command in the hub's or a node's network:
                                     PLACE is hub, node-1, node-2, …
+  argocd     [--name NAME] --programs DIR --helm FILE up
+                                    Argo CD and a git server in the hub
+  prometheus [--name NAME] --programs DIR --rules FILE up
+                                    Prometheus in the hub, at 127.0.0.1:9090
+  argocd, prometheus [--name NAME] down
 
   --state DIR   folder of all labs (default ` + stateDefault + `)
   --name NAME   default: ` + nameDefault + `
@@ -45,6 +50,9 @@ type options struct {
 	nodes int
 	isAll bool
 	rest  []string
+
+	// Of what a lab can be given.
+	programs, helm, rules string
 }
 
 func parse(command string, words []string) (options, error) {
@@ -55,11 +63,15 @@ func parse(command string, words []string) (options, error) {
 	flags.StringVar(&o.state, "state", stateDefault, "")
 	flags.IntVar(&o.nodes, "nodes", nodesDefault, "")
 	flags.BoolVar(&o.isAll, "all", false, "")
+	flags.StringVar(&o.programs, "programs", "", "")
+	flags.StringVar(&o.helm, "helm", "", "")
+	flags.StringVar(&o.rules, "rules", "", "")
 	if err := flags.Parse(words); err != nil {
 		return o, fmt.Errorf("%w\n%s", err, usage)
 	}
 	o.rest = flags.Args()
-	takesMore := command == "load" || command == "enter"
+	_, isAddon := addons[command]
+	takesMore := command == "load" || command == "enter" || isAddon
 	if takesMore == (len(o.rest) == 0) {
 		return o, errors.New(usage)
 	}
@@ -93,6 +105,9 @@ func Main(words []string) error {
 	p, err := recorded(o.name, o.state)
 	if err != nil {
 		return err
+	}
+	if a, isAddon := addons[words[0]]; isAddon {
+		return a.run(p, o, os.Stdout)
 	}
 	switch words[0] {
 	case "load":

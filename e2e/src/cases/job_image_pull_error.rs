@@ -1,0 +1,49 @@
+//! A job whose workers' image cannot be had.
+
+use serde_json::json;
+
+use crate::Outcome;
+use crate::case::{Case, Context};
+use crate::cases::rolling_update::BAD_IMAGE;
+use crate::dask::{
+    GONE_SECONDS_MAX, READY_SECONDS_MAX, find_condition, job_with, quick, wait_gone, wait_job,
+    wait_said, workers,
+};
+use crate::process::failure;
+use crate::wait::{done_if, until};
+
+pub(crate) const CASE: Case = Case {
+    name: "job_image_pull_error",
+    about: "an image that cannot be pulled is said soon, and ends the job by its deadline",
+    run,
+};
+
+/// The container that brings the program ends before the image is asked for.
+const SAID_SECONDS_MAX: u64 = 30;
+const DEADLINE_SECONDS: u64 = 45;
+const ENDS_SECONDS_MAX: u64 = 90;
+
+fn run(context: &Context) -> Outcome {
+    let kubectl = &context.kubectl;
+    let fields = json!({
+        "cluster": {"spec": {"worker": {"image": BAD_IMAGE}}},
+        "graph": quick(),
+        "activeDeadlineSeconds": DEADLINE_SECONDS,
+    });
+    kubectl.apply(&job_with("j", 1, fields))?;
+    until("a worker's pod", READY_SECONDS_MAX, || {
+        done_if(!workers(kubectl, "j")?.is_empty(), "none")
+    })?;
+    let words: &[&[&str]] = &[&[BAD_IMAGE], &["ErrImagePull", "ImagePullBackOff", "pull"]];
+    wait_said(kubectl, "daskjob/j", words, SAID_SECONDS_MAX)?;
+    wait_job(kubectl, "j", "Failed", ENDS_SECONDS_MAX)?;
+    let job = kubectl.get("daskjob/j")?;
+    let failed = find_condition(&job, "Failed").map(ToString::to_string);
+    if !failed.is_some_and(|text| text.contains(BAD_IMAGE)) {
+        return Err(failure(format!(
+            "the end does not say why: {}",
+            job["status"]
+        )));
+    }
+    wait_gone(kubectl, "daskcluster/j", GONE_SECONDS_MAX)
+}
