@@ -96,6 +96,21 @@ impl Helm<'_> {
     }
 }
 
+/// What a chart renders with these settings, for somebody who installs without Helm.
+pub(crate) fn rendered(
+    program: &Path,
+    chart: &Path,
+    release: &str,
+    namespace: &str,
+    arguments: &[&str],
+) -> Result<String, Failure> {
+    let home = tempfile::tempdir()?;
+    let home = home.path();
+    let mut command = Helm { program, home }.command("template");
+    command.arg(release).arg(chart);
+    output(command.args(["--namespace", namespace]).args(arguments))
+}
+
 /// What can be said without Helm: versions, and that schema and values know the same keys.
 fn static_problems(chart: &Path) -> Result<Vec<String>, Failure> {
     let mut problems = Vec::new();
@@ -204,6 +219,11 @@ fn rendering_problems(
             problems.push(format!("does not render `{text}`"));
         }
     }
+    for text in expectations(&wanted, "lacks") {
+        if rendered.contains(text) {
+            problems.push(format!("renders `{text}`"));
+        }
+    }
     for line in wildcards(&rendered) {
         problems.push(format!("a role holds a wildcard: {line}"));
     }
@@ -263,7 +283,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(paths)
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
+pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path)
         .map_err(|error| format!("cannot read {}: {error}", path.display()).into())
 }

@@ -83,6 +83,8 @@ fn in_lab(root: &Path, options: &Options<'_>) -> Result<(), Failure> {
 pub(crate) struct Tools {
     lab: PathBuf,
     helm: PathBuf,
+    argocd: PathBuf,
+    prometheus: PathBuf,
     images: Vec<PathBuf>,
     binaries: PathBuf,
 }
@@ -99,10 +101,14 @@ impl Tools {
             let arguments = ["build", "--release", "--package", "oxidask-e2e"];
             run_command(&mut cargo(root, &arguments))
         })?;
+        let dask = timed("image with stock Dask", images::dask::build)?;
+        let paths = archives.into_iter().map(|image| image.path);
         Ok(Self {
             lab: programs.lab,
             helm: programs.helm,
-            images: archives.into_iter().map(|image| image.path).collect(),
+            images: paths.chain([dask]).collect(),
+            argocd: programs.argocd,
+            prometheus: programs.prometheus,
             binaries: binaries_dir(root, "release")?,
         })
     }
@@ -111,6 +117,7 @@ impl Tools {
 /// A running lab that has the images.
 pub(crate) struct Stand {
     tools: Tools,
+    name: String,
     /// How to reach it.
     pub(crate) kubeconfig: PathBuf,
 }
@@ -126,7 +133,11 @@ impl Stand {
             run_command(load.args(["load", "--name", name]).args(&tools.images))
         })?;
         let kubeconfig = lab::kubeconfig(name);
-        Ok(Self { tools, kubeconfig })
+        Ok(Self {
+            tools,
+            name: name.to_owned(),
+            kubeconfig,
+        })
     }
 
     /// The program with the cases, for this lab.
@@ -140,10 +151,16 @@ impl Stand {
             .arg(&self.kubeconfig)
             .arg("--helm")
             .arg(&self.tools.helm)
+            .arg("--lab")
+            .arg(&self.tools.lab)
+            .arg("--lab-name")
+            .arg(&self.name)
             .arg("--oxidask")
             .arg(binaries.join("oxidask"))
             .arg("--artifacts")
-            .arg(artifacts(binaries));
+            .arg(artifacts(binaries))
+            .env("OXIDASK_E2E_ARGOCD", &self.tools.argocd)
+            .env("OXIDASK_E2E_PROMETHEUS", &self.tools.prometheus);
         command
     }
 

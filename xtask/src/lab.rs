@@ -28,16 +28,25 @@ usage: cargo xtask lab COMMAND
   list                              what is running
   load [--name NAME] IMAGE.tar…     imports OCI archives into every node
   logs [--name NAME]                where the logs are
-  enter [--name NAME] PLACE WORD…   runs a command in the network of `hub`, `node-1`, …";
+  enter [--name NAME] PLACE WORD…   runs a command in the network of `hub`, `node-1`, …
+  argocd     [--name NAME] up|down  Argo CD in the lab, with a git server
+  prometheus [--name NAME] up|down  Prometheus in the lab, with the alerts of the chart";
 
 const PACKAGES_HINT: &str = "hint: apt-get install containerd runc containernetworking-plugins \
-                             iptables conntrack iproute2 util-linux";
+                             iptables conntrack iproute2 util-linux git redis-server";
+
+/// The alerts that a Prometheus in a lab is given.
+const ALERTS: &str = "charts/oxidask-operator/files/alerts.yaml";
 
 /// The programs that tests on a real Kubernetes need.
 pub(crate) struct LabPrograms {
     /// Starts and ends labs; is all of Kubernetes as well.
     pub(crate) lab: PathBuf,
     pub(crate) helm: PathBuf,
+    /// The folder of Argo CD and its definitions.
+    pub(crate) argocd: PathBuf,
+    /// The folder of Prometheus and promtool.
+    pub(crate) prometheus: PathBuf,
 }
 
 /// Builds what is not yet built, and says where it is.
@@ -45,12 +54,19 @@ pub(crate) fn programs(root: &Path) -> Result<LabPrograms, Failure> {
     Ok(LabPrograms {
         lab: built(root, &LAB)?.join("oxidask-lab"),
         helm: helm(root)?,
+        argocd: built(root, &ARGOCD)?,
+        prometheus: built(root, &PROMETHEUS)?,
     })
 }
 
 /// Helm alone, which works on machines that cannot run a lab.
 pub(crate) fn helm(root: &Path) -> Result<PathBuf, Failure> {
     Ok(built(root, &HELM)?.join("helm"))
+}
+
+/// promtool alone, which checks rules and metrics.
+pub(crate) fn promtool(root: &Path) -> Result<PathBuf, Failure> {
+    Ok(built(root, &PROMETHEUS)?.join("promtool"))
 }
 
 /// The file that leads to a running lab.
@@ -63,20 +79,41 @@ pub(crate) fn run(root: &Path, words: &[&str]) -> Result<(), Failure> {
     let [verb, rest @ ..] = words else {
         return Err(USAGE.into());
     };
-    if !["up", "down", "list", "load", "logs", "enter"].contains(verb) {
+    let verbs = [
+        "up",
+        "down",
+        "list",
+        "load",
+        "logs",
+        "enter",
+        "argocd",
+        "prometheus",
+    ];
+    if !verbs.contains(verb) {
         return Err(USAGE.into());
     }
     if let Some(reason) = missing() {
         return Err(format!("this machine cannot run a lab: {reason}").into());
     }
-    let programs = programs(root)?;
-    let mut command = Command::new(&programs.lab);
-    command.args([verb, "--state", STATE]).args(rest);
-    run_command(&mut command)?;
+    let lab = built(root, &LAB)?.join("oxidask-lab");
+    let mut command = Command::new(&lab);
+    command.args([verb, "--state", STATE]);
+    match *verb {
+        "argocd" => {
+            command.arg("--programs").arg(built(root, &ARGOCD)?);
+            command.arg("--helm").arg(helm(root)?);
+        }
+        "prometheus" => {
+            command.arg("--programs").arg(built(root, &PROMETHEUS)?);
+            command.arg("--rules").arg(root.join(ALERTS));
+        }
+        _ => {}
+    }
+    run_command(command.args(rest))?;
     if *verb == "up" {
         let name = name_in(rest);
         say!("export KUBECONFIG={}", kubeconfig(name).display());
-        say!("helm is {}", programs.helm.display());
+        say!("helm is {}", helm(root)?.display());
     }
     Ok(())
 }
@@ -87,7 +124,10 @@ pub(crate) fn check(root: &Path) -> Result<(), Failure> {
     programs(root)?;
     let module = root.join(LAB.module);
     run_command(go(&module).args(["vet", "./internal/...", "./pause"]))?;
-    run_command(go(&module).args(["test", "./internal/..."]))
+    run_command(go(&module).args(["test", "./internal/..."]))?;
+    // With the settings of the build, whose packages are compiled already.
+    let scripts = ["test", "-trimpath", "-vet=off", "./customizations"];
+    run_command(go(&root.join(ARGOCD.module)).args(scripts))
 }
 
 /// The lab that a command line speaks of.
@@ -115,6 +155,8 @@ pub(crate) fn missing() -> Option<String> {
         return Some(reason);
     }
     let needed = [
+        "git",
+        "redis-server",
         "containerd",
         "containerd-shim-runc-v2",
         "ctr",
@@ -137,11 +179,7 @@ pub(crate) fn missing() -> Option<String> {
         return Some(format!("not installed: {missing}\n{PACKAGES_HINT}"));
     }
     // Not of Debian, and so not in the hint above.
-    if find("kubectl").is_none() {
-        let hint = "hint: https://kubernetes.io/docs/tasks/tools";
-        return Some(format!("`kubectl` is not installed\n{hint}"));
-    }
-    may_not_unshare()
+    missing_kubectl().or_else(may_not_unshare)
 }
 
 /// Why this machine cannot build Helm or the lab, if so.
@@ -149,6 +187,17 @@ pub(crate) fn missing_for_build() -> Option<String> {
     let hint = "hint: https://go.dev/dl, at least version 1.26";
     let is_missing = find("go").is_none();
     is_missing.then(|| format!("`go` is not installed\n{hint}"))
+}
+
+/// Why this machine cannot check the charts and what is made from them, if so.
+pub(crate) fn missing_for_charts() -> Option<String> {
+    missing_for_build().or_else(missing_kubectl)
+}
+
+fn missing_kubectl() -> Option<String> {
+    let hint = "hint: https://kubernetes.io/docs/tasks/tools";
+    let is_missing = find("kubectl").is_none();
+    is_missing.then(|| format!("`kubectl` is not installed\n{hint}"))
 }
 
 /// Root inside a container often may do less than root.
@@ -179,18 +228,23 @@ struct Build {
     kind: &'static str,
     /// The module's folder.
     module: &'static str,
-    /// Folder inside it that is a module of its own.
-    excluded: Option<&'static str>,
+    /// Folders inside it that are modules of their own.
+    excluded: &'static [&'static str],
     what: &'static str,
+    /// Build tags, separated by commas.
+    tags: &'static str,
     /// What to build, and the linker's settings: output, package, flags.
     targets: &'static [(&'static str, &'static str, &'static str)],
+    /// Files of another module that are kept beside: module, paths.
+    files: Option<(&'static str, &'static [&'static str])>,
 }
 
 const LAB: Build = Build {
     kind: "lab",
     module: "e2e/lab",
-    excluded: Some("helm"),
+    excluded: &["helm", "argocd", "prometheus"],
     what: "Kubernetes, etcd and CoreDNS: about 9 minutes on 2 cores the first time",
+    tags: "",
     targets: &[
         (
             "oxidask-lab",
@@ -202,18 +256,63 @@ const LAB: Build = Build {
         ),
         ("pause", "./pause", "-s -w"),
     ],
+    files: None,
 };
 
 const HELM: Build = Build {
     kind: "helm",
     module: "e2e/lab/helm",
-    excluded: None,
+    excluded: &[],
     what: "Helm: about 4 minutes on 2 cores the first time",
+    tags: "",
     targets: &[(
         "helm",
         "helm.sh/helm/v4/cmd/helm",
         "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1",
     )],
+    files: None,
+};
+
+const ARGOCD: Build = Build {
+    kind: "argocd",
+    module: "e2e/lab/argocd",
+    excluded: &["customizations"],
+    what: "Argo CD: about 7 minutes on 2 cores the first time",
+    tags: "",
+    targets: &[(
+        "argocd",
+        ".",
+        "-s -w -X github.com/argoproj/argo-cd/v3/common.version=v3.2.11",
+    )],
+    files: Some((
+        "github.com/argoproj/argo-cd/v3",
+        &[
+            "manifests/crds/application-crd.yaml",
+            "manifests/crds/appproject-crd.yaml",
+        ],
+    )),
+};
+
+const PROMETHEUS: Build = Build {
+    kind: "prometheus",
+    module: "e2e/lab/prometheus",
+    excluded: &[],
+    what: "Prometheus: about 5 minutes on 2 cores the first time",
+    // Of all that can tell where pods are, only Kubernetes.
+    tags: "remove_all_sd,enable_kubernetes_sd",
+    targets: &[
+        (
+            "prometheus",
+            "github.com/prometheus/prometheus/cmd/prometheus",
+            "-s -w",
+        ),
+        (
+            "promtool",
+            "github.com/prometheus/prometheus/cmd/promtool",
+            "-s -w",
+        ),
+    ],
+    files: None,
 };
 
 /// The folder with the programs of a build, which is made if need be.
@@ -242,11 +341,21 @@ fn built(root: &Path, build: &Build) -> Result<PathBuf, Failure> {
         let target = unfinished.path().join(program);
         run_command(
             go(&module)
-                .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", flags])
+                .args(["build", "-trimpath", "-buildvcs=false", "-tags", build.tags])
+                .args(["-ldflags", flags])
                 .arg("-o")
                 .arg(target)
                 .arg(package),
         )?;
+    }
+    if let Some((other, paths)) = build.files {
+        let list = ["list", "-m", "-f", "{{.Dir}}", other];
+        let dir = PathBuf::from(output(go(&module).args(list))?.trim());
+        for path in paths {
+            let name = Path::new(path).file_name().unwrap_or_default();
+            // Written anew, because the files of a module may not be changed.
+            std::fs::write(unfinished.path().join(name), std::fs::read(dir.join(path))?)?;
+        }
     }
     std::fs::rename(unfinished.keep(), &folder)?;
     say!("built in {} s", began.elapsed().as_secs());
@@ -284,6 +393,9 @@ fn key(module: &Path, build: &Build) -> Result<String, Failure> {
     for target in build.targets {
         digest.update(format!("{target:?}"));
     }
+    if build.files.is_some() || !build.tags.is_empty() {
+        digest.update(format!("{:?} {}", build.files, build.tags));
+    }
     for file in sources(module, build.excluded)? {
         let name = file.strip_prefix(module)?.to_string_lossy().into_owned();
         let content = std::fs::read(&file)?;
@@ -295,7 +407,7 @@ fn key(module: &Path, build: &Build) -> Result<String, Failure> {
 }
 
 /// The Go files of a module, in a fixed order. Tests are no part of what is built.
-fn sources(module: &Path, excluded: Option<&str>) -> Result<Vec<PathBuf>, Failure> {
+fn sources(module: &Path, excluded: &[&str]) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     let mut folders = vec![module.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -306,7 +418,7 @@ fn sources(module: &Path, excluded: Option<&str>) -> Result<Vec<PathBuf>, Failur
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let is_go = Path::new(&*name).extension().is_some_and(|it| it == "go");
             if path.is_dir() {
-                if excluded.is_none_or(|excluded| path != module.join(excluded)) {
+                if excluded.iter().all(|name| path != module.join(name)) {
                     folders.push(path);
                 }
             } else if (is_go && !name.ends_with("_test.go")) || name == "go.mod" || name == "go.sum"
@@ -364,7 +476,7 @@ mod tests {
         ] {
             write(module.path(), name, name);
         }
-        let names: Vec<_> = sources(module.path(), Some("helm"))
+        let names: Vec<_> = sources(module.path(), &["helm"])
             .unwrap()
             .iter()
             .map(|file| {

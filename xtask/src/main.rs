@@ -3,18 +3,23 @@
 //! Owns how the project is checked, generated, measured and packed. Holds no knowledge of what the
 //! product does: it starts cargo and the product's own binaries.
 
+mod alerts;
 mod bench;
 mod charts;
+mod dask;
 mod demo;
 mod dist;
 mod e2e;
 mod generate;
+mod gitops;
 mod images;
 mod lab;
 mod lint;
 mod packages;
 mod process;
+mod sim;
 mod test;
+mod wheel;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -43,13 +48,22 @@ usage: cargo xtask COMMAND
   bench tpch        SQL and memory beside plain DataFusion       [--scale 1] [--repetitions N]
                     [--peers duckdb,polars,dask] [--queries 1,3] [--memory-mib N] [--set NAME=VALUE]
                     [--only tpch,csv,join,tree,tasks,kill] [--record]
+  bench faults      seconds until all is well after a kill, and costs  [--runs N] [--only LOADS]
+  bench operator    pods per second, costs and delays of the operator  [--runs N] [--only LOADS]
+                    [--small] [--record]
+  bench python      stock Dask code beside Dask's own cluster    [--repetitions N] [--only NAMES] [--small]
   bench kubernetes  seconds from apply to a ready cluster, to a job's first result  [--runs N]
+  sim --seeds N     scheduler and workers in virtual time, a run a seed   [--from K]
+  sim --replay RUN  one run and what happened in it
+  sim --makespan    our placement against a list scheduler that knows everything
   dist              the static binary for publishing, with its size
+  wheel             the Python package for this machine   [--output DIR]
   images            both images as OCI archives   [--output DIR] [--profile release|dist]
                     [--push REGISTRY/FOLDER]; --check: compare them with buildah's
   e2e [FILTER]      a lab, the images, the charts, the cases  [--keep] [--jobs N]
   demo              a lab with the operator and a finished job, left running
-  lab VERB          up, down, list, load, logs, enter: a Kubernetes on this machine";
+  lab VERB          up, down, list, load, logs, enter: a Kubernetes on this machine;
+                    argocd, prometheus: what it can be given";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -76,8 +90,13 @@ fn run(root: &Path, words: &[&str]) -> Result<(), Failure> {
         ["gen", "--check"] => generate::check(root),
         ["bench", kind @ ("e2e" | "transfer"), rest @ ..] => bench::run(root, kind, rest),
         ["bench", "tpch", rest @ ..] => bench::tpch(root, rest),
+        ["bench", "faults", rest @ ..] => bench::faults(root, rest),
+        ["bench", "operator", rest @ ..] => bench::operator(root, rest),
+        ["bench", "python", rest @ ..] => bench::clients(root, rest),
         ["bench", "kubernetes", rest @ ..] => e2e::figures(root, rest),
+        ["sim", rest @ ..] => sim::run(root, rest),
         ["dist"] => dist::run(root),
+        ["wheel", rest @ ..] => wheel::run(root, rest),
         ["e2e", rest @ ..] => e2e::run(root, rest),
         ["demo"] => demo::run(root),
         ["lab", rest @ ..] => lab::run(root, rest),

@@ -23,20 +23,26 @@ pub(crate) struct Family {
 pub(crate) const RUNTIME: Family = Family {
     packages: &[
         "oxidask-diagnostic",
+        "oxidask-logbook",
         "oxidask-identity",
         "oxidask-core",
         "oxidask-store",
+        "oxidask-journal",
         "oxidask-operator-api",
         "oxidask-pki",
         "oxidask-proto",
         "oxidask-comm",
         "oxidask-exec",
         "oxidask-exec-frame",
+        "oxidask-exec-python",
+        "oxidask-futures",
         "oxidask-tpch",
         "oxidask-scheduler",
+        "oxidask-worker-machine",
         "oxidask-worker",
         "oxidask-client",
         "oxidask",
+        "oxidask-sim",
         "oxidask-bench",
         "xtask",
     ],
@@ -45,6 +51,10 @@ pub(crate) const RUNTIME: Family = Family {
         "oxidask-identity",
         "oxidask-core",
         "oxidask-store",
+        "oxidask-journal",
+        "oxidask-worker-machine",
+        "oxidask-futures",
+        "oxidask-sim",
         "oxidask-operator-api",
         "xtask",
     ],
@@ -57,14 +67,24 @@ pub(crate) const OPERATOR: Family = Family {
         "oxidask-operator-api",
         "oxidask-operator-plan",
         "oxidask-operator",
+        "oxidask-fake-api",
+        "oxidask-operator-bench",
         "oxidask-e2e",
     ],
     pure: &["oxidask-operator-api", "oxidask-operator-plan"],
     features: &["oxidask-operator-api/kubernetes"],
 };
 
+/// The Rust half of the Python package. Its tests are those of the wheel, which is built with flags
+/// of its own; see [`crate::wheel`].
+pub(crate) const PYTHON: Family = Family {
+    packages: &["oxidask-python"],
+    pure: &[],
+    features: &[],
+};
+
 /// All packages are in one of these.
-pub(crate) const FAMILIES: [&Family; 2] = [&RUNTIME, &OPERATOR];
+pub(crate) const FAMILIES: [&Family; 3] = [&RUNTIME, &OPERATOR, &PYTHON];
 
 impl Family {
     /// A call of cargo for all packages of the family.
@@ -72,9 +92,10 @@ impl Family {
         self.select(root, arguments, self.packages.iter())
     }
 
-    /// A call of cargo for the pure packages only, in the dev profile.
-    pub(crate) fn cargo_pure(&self, root: &Path, arguments: &[&str]) -> Command {
-        self.select(root, arguments, self.pure.iter())
+    /// A call of cargo for the pure packages only, in the dev profile, if there are any: a call that
+    /// names no package would be for others.
+    pub(crate) fn cargo_pure(&self, root: &Path, arguments: &[&str]) -> Option<Command> {
+        (!self.pure.is_empty()).then(|| self.select(root, arguments, self.pure.iter()))
     }
 
     /// A call of cargo for the packages that are tested in the release profile.

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::Instant;
 
+use crate::bench::python;
 use crate::packages::{FAMILIES, OPERATOR, RUNTIME};
 use crate::process::run as run_command;
-use crate::{Failure, charts, e2e, generate, images, lab, lint, say};
+use crate::{Failure, alerts, charts, dask, e2e, generate, gitops, images, lab, lint, say, wheel};
 
 struct Stage {
     name: &'static str,
@@ -41,6 +42,16 @@ const STAGES: &[Stage] = &[
         run: operator_tests,
     },
     Stage {
+        name: "operator and stock Dask",
+        missing: python::missing,
+        run: dask::stage,
+    },
+    Stage {
+        name: "python",
+        missing: wheel::missing,
+        run: wheel::stage,
+    },
+    Stage {
         name: "lint",
         missing: nothing,
         run: lint::run,
@@ -57,7 +68,7 @@ const STAGES: &[Stage] = &[
     },
     Stage {
         name: "charts",
-        missing: lab::missing_for_build,
+        missing: lab::missing_for_charts,
         run: charts_check,
     },
     Stage {
@@ -146,7 +157,9 @@ fn nothing() -> Option<String> {
 
 fn pure_crates(root: &Path) -> Result<(), Failure> {
     for family in FAMILIES {
-        run_command(&mut family.cargo_pure(root, &["test", "--quiet"]))?;
+        if let Some(mut test) = family.cargo_pure(root, &["test", "--quiet"]) {
+            run_command(&mut test)?;
+        }
     }
     Ok(())
 }
@@ -176,5 +189,8 @@ fn rustdoc(root: &Path) -> Result<(), Failure> {
 }
 
 fn charts_check(root: &Path) -> Result<(), Failure> {
-    charts::check(root, &lab::helm(root)?)
+    let helm = lab::helm(root)?;
+    charts::check(root, &helm)?;
+    alerts::check(root, &lab::promtool(root)?)?;
+    gitops::check(root, &helm)
 }

@@ -3,7 +3,11 @@
 //! The bench program measures; this module builds it, installs peers into environments of their own
 //! and hands their figures, or the means to ask them, to it, so that one table holds both.
 
-mod python;
+mod clients;
+mod faults;
+mod measured;
+mod operator;
+pub(crate) mod python;
 mod tpch;
 
 use std::path::Path;
@@ -12,6 +16,9 @@ use std::process::Command;
 use crate::process::{binaries_dir, cargo, output, run as run_command};
 use crate::{Failure, say};
 
+pub(crate) use clients::run as clients;
+pub(crate) use faults::run as faults;
+pub(crate) use operator::run as operator;
 pub(crate) use tpch::run as tpch;
 
 const RUNS_DEFAULT: u32 = 5;

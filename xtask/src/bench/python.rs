@@ -20,7 +20,7 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// The environment's Python. Another list of packages gets an environment of its own.
-pub(super) fn environment() -> Result<PathBuf, Failure> {
+pub(crate) fn environment() -> Result<PathBuf, Failure> {
     let folder = cache_dir()?.join(folder_name(PACKAGES));
     let python = folder.join("bin/python");
     let marker = folder.join("complete");
@@ -46,13 +46,22 @@ pub(super) fn environment() -> Result<PathBuf, Failure> {
     Ok(python)
 }
 
+/// Why there can be no environment on this machine.
+pub(crate) fn missing() -> Option<String> {
+    let found = Command::new("python3")
+        .args(["-m", "venv", "--help"])
+        .output();
+    let is_there = found.is_ok_and(|output| output.status.success());
+    (!is_there).then(|| "python3 with venv is not installed".to_owned())
+}
+
 fn folder_name(packages: &[&str]) -> String {
     let digest = Sha256::digest(packages.join("\n"));
     let digest = digest.iter().take(6).map(|byte| format!("{byte:02x}"));
     format!("peers-{}", digest.collect::<String>())
 }
 
-fn cache_dir() -> Result<PathBuf, Failure> {
+pub(crate) fn cache_dir() -> Result<PathBuf, Failure> {
     if let Some(cache) = std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()) {
         return Ok(Path::new(&cache).join("oxidask"));
     }

@@ -6,9 +6,10 @@
 use std::path::Path;
 use std::process::Command;
 
+use super::measured::{FIGURES, note};
 use super::python;
 use crate::Failure;
-use crate::process::{binaries_dir, cargo, output, run as run_command};
+use crate::process::{binaries_dir, cargo, run as run_command};
 
 /// Options that the bench program takes as they are.
 const PASSED_ON: &[&str] = &[
@@ -19,8 +20,6 @@ const PASSED_ON: &[&str] = &[
     "--set",
     "--memory-mib",
 ];
-/// Where recorded figures are kept, to be included in the documentation.
-const FIGURES: &str = "docs/src/figures";
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
@@ -91,14 +90,6 @@ fn parse(words: &[&str]) -> Result<Options, Failure> {
         }
     }
     Ok(options)
-}
-
-/// The day, and the revision that is measured.
-fn note(root: &Path) -> Result<String, Failure> {
-    let day = output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
-    let revision = ["describe", "--always", "--dirty=, with changes"];
-    let revision = output(Command::new("git").current_dir(root).args(revision))?;
-    Ok(format!("{}, revision {}", day.trim(), revision.trim()))
 }
 
 #[cfg(test)]

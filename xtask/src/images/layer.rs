@@ -53,6 +53,17 @@ impl Layer {
         })
     }
 
+    /// A layer that is packed already.
+    pub(super) fn packed(packed: &[u8]) -> Result<Self, Failure> {
+        let content = compress(packed)?;
+        Ok(Self {
+            digest: digest(&content),
+            diff_id: digest(packed),
+            bytes_unpacked: packed.len().try_into()?,
+            content,
+        })
+    }
+
     /// The file of the cache that holds it.
     pub(super) fn cache_name(&self) -> String {
         cache_name(&self.diff_id)

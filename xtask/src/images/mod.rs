@@ -7,6 +7,7 @@
 mod archive;
 mod check;
 mod context;
+pub(crate) mod dask;
 mod dockerfile;
 mod filesystem;
 mod layer;
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::{binaries_dir, cargo, run as run_command};
-use crate::{Failure, dist, say};
+use crate::{Failure, dist, say, wheel};
 
 pub(crate) use check::{check_dockerfiles, missing_for_check};
 
@@ -42,6 +43,8 @@ struct Definition {
     has_certificates: bool,
     /// A folder of the checkout that becomes `data/` of the context.
     data: Option<&'static str>,
+    /// Whether the Python package lies in it, as `python/` of the context.
+    has_python: bool,
 }
 
 const DEFINITIONS: &[Definition] = &[
@@ -52,6 +55,7 @@ const DEFINITIONS: &[Definition] = &[
         binary: "oxidask-operator",
         has_certificates: false,
         data: None,
+        has_python: false,
     },
     Definition {
         name: "oxidask-runtime",
@@ -60,6 +64,7 @@ const DEFINITIONS: &[Definition] = &[
         binary: "oxidask",
         has_certificates: true,
         data: Some("examples/flights/data"),
+        has_python: true,
     },
 ];
 
@@ -92,6 +97,7 @@ struct Options<'a> {
 }
 
 /// Builds, and prints each image with digest and sizes; with `--push` also copies them to a registry.
+/// With `--dask` alone, makes the image with stock Dask that the lab runs.
 /// With `--check` alone, compares them with what buildah makes of the Dockerfiles.
 pub(crate) fn run(root: &Path, words: &[&str]) -> Result<(), Failure> {
     if words == ["--check"] {
@@ -99,6 +105,10 @@ pub(crate) fn run(root: &Path, words: &[&str]) -> Result<(), Failure> {
             Some(reason) => Err(reason.into()),
             None => check_dockerfiles(root),
         };
+    }
+    if words == ["--dask"] {
+        say!("{}", dask::build()?.display());
+        return Ok(());
     }
     let options = options(words)?;
     let archives = build_with(root, options.profile, options.output.as_deref())?;
@@ -148,7 +158,7 @@ fn options<'a>(words: &[&'a str]) -> Result<Options<'a>, Failure> {
             _ => {
                 return Err(
                     "usage: cargo xtask images [--output DIR] [--profile release|dist] \
-                     [--push REGISTRY/FOLDER]\n       cargo xtask images --check"
+                     [--push REGISTRY/FOLDER]\n       cargo xtask images --check\n       cargo xtask images --dask"
                         .into(),
                 );
             }
@@ -190,7 +200,16 @@ fn build_with(
             return Err(format!("{} is not static: it asks for a loader", binary.display()).into());
         }
         let context = context_dir(&output, definition);
-        context::write(root, definition, &binary, &context)?;
+        let wheel = if definition.has_python {
+            Some(wheel::built(root)?)
+        } else {
+            None
+        };
+        let parts = context::Parts {
+            binary: &binary,
+            wheel: wheel.as_deref(),
+        };
+        context::write(root, definition, &parts, &context)?;
         let image = make(root, definition, &context, &output, architecture)?;
         layers_used.extend(image.layers.iter().map(layer::Layer::cache_name));
         archives.push(archive::write(definition.name, &image, &output)?);
@@ -299,9 +318,16 @@ mod tests {
         let root = crate::root().unwrap();
         let binary = output.join("stand-in");
         std::fs::write(&binary, "not a program").unwrap();
+        let wheel = output.join("oxidask-0-py3-none-any.whl");
+        context::tests::pack_wheel(&wheel);
         let made = DEFINITIONS.iter().map(|definition| {
             let context = context_dir(output, definition);
-            context::write(&root, definition, &binary, &context).unwrap();
+            let wheel = definition.has_python.then_some(wheel.as_path());
+            let parts = context::Parts {
+                binary: &binary,
+                wheel,
+            };
+            context::write(&root, definition, &parts, &context).unwrap();
             let image = make(&root, definition, &context, output, "amd64").unwrap();
             archive::write(definition.name, &image, output).unwrap()
         });

@@ -12,6 +12,9 @@ const PURE: &[&str] = &[
     "oxidask-identity",
     "oxidask-core",
     "oxidask-store",
+    "oxidask-journal",
+    "oxidask-worker-machine",
+    "oxidask-sim",
     "oxidask-operator-api",
     "oxidask-operator-plan",
 ];
