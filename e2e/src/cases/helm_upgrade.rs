@@ -18,8 +18,7 @@ pub(crate) const CASE: Case = Case {
 };
 
 /// From then on clusters get network policies.
-const POLICIES: &str =
-    r#"extraEnv=[{"name": "OXIDASK_OPERATOR_NETWORK_POLICIES", "value": "true"}]"#;
+const POLICIES: &str = "clusters.networkPolicies.enabled=true";
 const WORK: Sleeps = Sleeps {
     tasks: 100,
     seconds: 0.4,
