@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::dask::{Sleeps, name, rows, schedulers, tasks_done, workers};
 use crate::kubectl::Kubectl;
-use crate::probe::open_path;
+use crate::probe::{http_get, open_path};
 use crate::process::failure;
 use crate::wait::{Seen, until};
 
@@ -19,6 +19,9 @@ const TASKS_SECONDS_MAX: u64 = 180;
 const POD: &str = "submission";
 const SCHEDULER_HTTP_PORT: u16 = 8787;
 const WORKER_HTTP_PORT: u16 = 8788;
+const SPANS_PATH: &str = "/api/v1/spans?limit=10000";
+/// Enough to see why.
+const ODD_SPANS_MAX: usize = 20;
 
 /// Work in progress.
 #[derive(Debug)]
@@ -138,9 +141,26 @@ pub(crate) fn check_once(kubectl: &Kubectl, cluster: &str, work: Sleeps) -> Outc
     if attempts == tasks && recomputed == 0 {
         return Ok(());
     }
+    let odd = odd_spans(kubectl, cluster)?.join("\n");
     Err(failure(format!(
-        "{tasks} tasks ran {attempts} times in all; {recomputed} were computed again"
+        "{tasks} tasks ran {attempts} times in all; {recomputed} were computed again\n{odd}"
     )))
+}
+
+/// The newest spans of tasks that ended without a result or more than once.
+fn odd_spans(kubectl: &Kubectl, cluster: &str) -> Outcome<Vec<String>> {
+    let token = kubectl.secret(&format!("{cluster}-http-token"), "operator-token")?;
+    let forward = kubectl.forward(&format!("service/{cluster}-scheduler"), SCHEDULER_HTTP_PORT)?;
+    let (_, body) = http_get(&forward.address, SPANS_PATH, Some(&token))?;
+    let told: Value = serde_json::from_str(&body)?;
+    let spans = told["spans"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_odd = |span: &&Value| {
+        let task = (&span["graph"], &span["key"]);
+        let same = |other: &&Value| (&other["graph"], &other["key"]) == task;
+        span["end"] != "finished" || spans.iter().filter(same).nth(1).is_some()
+    };
+    let odd = spans.iter().filter(is_odd).map(Value::to_string);
+    Ok(odd.take(ODD_SPANS_MAX).collect())
 }
 
 /// A number of an open `/metrics`.
