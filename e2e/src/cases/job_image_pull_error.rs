@@ -1,6 +1,6 @@
 //! A job whose workers' image cannot be had.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::case::{Case, Context};
@@ -18,8 +18,8 @@ pub(crate) const CASE: Case = Case {
     run,
 };
 
-/// The container that brings the program ends before the image is asked for.
-const SAID_SECONDS_MAX: u64 = 30;
+/// Counted from the end of the container that brings the program: the image is asked for then.
+const SAID_SECONDS_MAX: u64 = 10;
 const DEADLINE_SECONDS: u64 = 45;
 const ENDS_SECONDS_MAX: u64 = 90;
 
@@ -31,9 +31,18 @@ fn run(context: &Context) -> Outcome {
         "activeDeadlineSeconds": DEADLINE_SECONDS,
     });
     kubectl.apply(&job_with("j", 1, fields))?;
-    until("a worker's pod", READY_SECONDS_MAX, || {
-        done_if(!workers(kubectl, "j")?.is_empty(), "none")
-    })?;
+    until(
+        "the program to be in a worker's pod",
+        READY_SECONDS_MAX,
+        || {
+            let workers = workers(kubectl, "j")?;
+            let is_brought = |pod: &Value| {
+                let initial = &pod["status"]["initContainerStatuses"][0];
+                initial["state"]["terminated"].is_object()
+            };
+            done_if(workers.iter().any(is_brought), "no such worker")
+        },
+    )?;
     let words: &[&[&str]] = &[&[BAD_IMAGE], &["ErrImagePull", "ImagePullBackOff", "pull"]];
     wait_said(kubectl, "daskjob/j", words, SAID_SECONDS_MAX)?;
     wait_job(kubectl, "j", "Failed", ENDS_SECONDS_MAX)?;
