@@ -85,7 +85,30 @@ pub struct JobSpec {
     pub keep_cluster: Option<KeepCluster>,
 }
 
+/// By this variable workers load Python when they start.
+const LOAD_PYTHON: &str = "OXIDASK_LOAD_PYTHON";
+
 impl JobSpec {
+    /// The spec of the job's cluster with what its work implies: workers of a Python program load
+    /// Python while they start, unless the manifest says something else.
+    pub fn cluster_spec(&self) -> ClusterSpec {
+        let mut spec = self.cluster.spec.clone();
+        if self.script.is_none() {
+            return spec;
+        }
+        let groups = spec.worker_groups.iter_mut().map(|group| &mut group.env);
+        for environment in std::iter::once(&mut spec.worker.env).chain(groups) {
+            if environment.iter().all(|given| given.name != LOAD_PYTHON) {
+                environment.push(EnvironmentVariable {
+                    name: LOAD_PYTHON.to_owned(),
+                    value: Some("true".to_owned()),
+                    value_from: None,
+                });
+            }
+        }
+        spec
+    }
+
     /// Whether the job has only fields that dask-kubernetes has too. Such a job has its states only,
     /// and none of our own.
     pub fn is_stock(&self) -> bool {

@@ -134,8 +134,8 @@ impl Manifest {
         };
         let work = self.work(site, job)?;
         let name = validate::object_name(site, &job.metadata)?;
-        let spec = &job.spec.cluster.spec;
-        let mut cluster = plan::plan_cluster(&name, spec, "spec.cluster.spec");
+        let spec = job.spec.cluster_spec();
+        let mut cluster = plan::plan_cluster(&name, &spec, "spec.cluster.spec");
         for (is_given, path) in [
             (job.spec.suspend == Some(true), "spec.suspend"),
             (job.spec.schedule.is_some(), "spec.schedule"),

@@ -719,6 +719,8 @@ fn a_program_has_arguments_an_environment_and_a_python() {
     std::fs::write(folder.path().join("a.py"), "print(1)").unwrap();
     let plan = Manifest::load(&path).unwrap().into_job().unwrap();
     assert_eq!(plan.cluster.ignored, ["spec.script.env[].valueFrom"]);
+    let variable = ("OXIDASK_LOAD_PYTHON".to_owned(), "true".to_owned());
+    assert_eq!(plan.cluster.groups[0].environment, [variable]);
     let Work::Script(script) = plan.work else {
         panic!("no script")
     };

@@ -20,7 +20,7 @@ pub(crate) fn cluster(job: &DaskJob, name: &str) -> DaskCluster {
         &[(CLUSTER_NAME, name)],
     ));
     metadata.annotations = labels::annotations(job.metadata.annotations.as_ref(), own);
-    let mut spec = job.spec.cluster.spec.clone();
+    let mut spec = job.spec.cluster_spec();
     if job.spec.job.is_none() {
         spec.runtime = Some(Runtime::Rust);
     }

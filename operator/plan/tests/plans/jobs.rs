@@ -3,8 +3,8 @@
 use crate::support::*;
 use k8s_openapi::api::core::v1::ContainerState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use oxidask_operator_api::Runtime;
 use oxidask_operator_api::kubernetes::JobState;
+use oxidask_operator_api::{EnvironmentVariable, Runtime};
 use oxidask_operator_plan::job::LOST_RUNNERS_MAX;
 use oxidask_operator_plan::{DeletionReason, RUNNER_START};
 use serde_json::{Value, json};
@@ -256,6 +256,23 @@ fn a_cluster_that_somebody_deleted_is_made_again() {
     world.settle();
     assert_eq!(state(&world), JobState::Running);
     assert!(world.clusters.contains_key("flights"));
+}
+
+#[test]
+fn workers_of_a_program_load_python_while_they_start_unless_told_otherwise() {
+    let own = json!([{"name": "OXIDASK_LOAD_PYTHON", "value": "false"}]);
+    let groups = json!([{"name": "idle", "env": own}]);
+    let cluster = json!({"spec": {"worker": {}, "workerGroups": groups}});
+    let script = json!({"cluster": cluster, "script": {"source": "print(1)"}});
+    let mut world = World::with_job(job_of("flights", script));
+    world.settle();
+    let spec = &world.clusters["flights"].spec;
+    let values = |env: &[EnvironmentVariable]| -> Vec<Option<String>> {
+        env.iter().map(|variable| variable.value.clone()).collect()
+    };
+    assert_eq!(values(&spec.worker.env), [Some("true".to_owned())]);
+    let idle = &spec.worker_groups[0].env;
+    assert_eq!(values(idle), [Some("false".to_owned())]);
 }
 
 #[test]
