@@ -16,8 +16,8 @@ pub struct CoreConfig {
     pub client_grace_micros: u64,
     /// How long a worker that nobody hears of may come back.
     pub suspect_grace_micros: u64,
-    /// How long tasks that run on a worker that nobody hears of are waited for; then they run
-    /// elsewhere too, and the first result counts.
+    /// How long tasks of a worker that nobody hears of are waited for; then they run elsewhere too,
+    /// and the first result counts.
     pub suspect_rerun_micros: u64,
     /// How long a core that begins from a journal hands out nothing while former workers are missing:
     /// most of them return soon with what they run, which would otherwise be begun twice. Longer than

@@ -22,7 +22,7 @@ fn rescheduled(effects: &[Effect]) -> usize {
 }
 
 #[test]
-fn a_suspect_gets_nothing_keeps_what_runs_and_what_was_queued_goes_elsewhere() {
+fn a_suspect_gets_nothing_and_keeps_what_it_has_for_a_while() {
     let mut cluster = Cluster::new()
         .workers(2, slots(1))
         .submit(plan().tasks(6).wants(&[0, 1, 2, 3, 4, 5]));
@@ -37,7 +37,11 @@ fn a_suspect_gets_nothing_keeps_what_runs_and_what_was_queued_goes_elsewhere() {
     assert_eq!(effects, [], "nothing is said to it");
     assert_eq!(cluster.core.standing(W1), Some(WorkerStanding::Suspect));
     assert_eq!(cluster.state(0), Running);
-    assert_eq!(cluster.state(2), Ready);
+    assert_eq!(cluster.state(2), Assigned, "it may have begun since");
+    assert_eq!(rescheduled(&cluster.pass(1_999_999)), 0);
+    assert_eq!(cluster.state(2), Assigned);
+    assert_eq!(rescheduled(&cluster.pass(1)), 2);
+    assert_eq!((cluster.state(0), cluster.state(2)), (Ready, Ready));
     cluster.finish(1);
     cluster.finish(3);
     let tasks = cluster.place_tasks();
@@ -99,9 +103,10 @@ fn a_suspect_that_returns_in_time_costs_nothing() {
     cluster.start(1);
     let before = cluster.assigned.clone();
     cluster.suspect(W1);
-    assert_eq!(cluster.state(2), Ready);
+    assert_eq!(cluster.state(2), Assigned);
     assert_eq!(cluster.state(3), TaskState::Waiting);
     assert_eq!(given_up(&cluster.pass(9_000_000)), []);
+    assert_eq!(cluster.state(2), Ready);
     assert_eq!(cluster.place_tasks(), []);
     let effects = cluster.come_back(W1, &[0], &[1], &[2]);
     assert_eq!(effects, []);
@@ -220,6 +225,7 @@ fn what_a_suspect_has_done_or_still_runs_counts_although_it_has_moved() {
     cluster.place();
     let first = cluster.assigned.clone();
     cluster.suspect(W1);
+    cluster.pass(2_000_000);
     cluster.join(slots(4));
     assert_eq!(cluster.place_tasks().len(), 4);
     cluster.start(0);
@@ -254,6 +260,7 @@ fn attempts_that_wait_and_have_moved_are_cancelled() {
     cluster.place();
     let first = cluster.assigned.clone();
     cluster.suspect(W1);
+    cluster.pass(2_000_000);
     cluster.join(slots(4));
     assert_eq!(cluster.place_tasks().len(), 4);
     let second = std::mem::replace(&mut cluster.assigned, first);

@@ -1,9 +1,9 @@
 //! Events of workers that nobody hears of: suspected, back again, given up.
 //!
-//! A suspect keeps what it holds, and for a short while what runs there. Whatever else it had goes on
-//! elsewhere at once; only what cannot be had without it waits for its return or for the end of the
-//! grace period. What runs there runs elsewhere too after that while; if the suspect comes back with
-//! it, running or done, that counts.
+//! A suspect keeps what it holds, and for a short while what was handed to it: it goes on with that,
+//! and begins what we believe to be waiting. After that while all of it runs elsewhere too; if the
+//! suspect comes back with it, running or done, that counts. What cannot be had without the suspect
+//! waits for its return or for the end of the grace period.
 
 use std::collections::BTreeSet;
 
@@ -28,11 +28,6 @@ pub(super) fn suspected(
         return;
     };
     let held = record.held_log.clone();
-    let entries = record.entries.iter().flatten();
-    let queued: Vec<TaskRef> = entries
-        .filter(|entry| !entry.is_started)
-        .map(|entry| entry.task)
-        .collect();
     core.restand(place, |record| record.suspect_since = Some(now));
     retire::fetcher_gone(core, worker);
     // Results first, so that the tasks that come back find out what they must wait for.
@@ -41,14 +36,6 @@ pub(super) fn suspected(
             && scope.graph.holders(task.task.0).contains(&worker)
         {
             scope.doubt_holders(task.task.0);
-        }
-    }
-    for task in queued {
-        if let Some(mut scope) = core.scope(task.graph, effects)
-            && scope.is_at(task.task.0, worker)
-        {
-            scope.requeue(task.task.0);
-            scope.conclude();
         }
     }
 }
@@ -175,7 +162,7 @@ fn settle_attempt(
     is_its_own
 }
 
-/// Lets what runs on a suspect run elsewhere too, if it has been silent for long enough.
+/// Lets what was handed to a suspect run elsewhere too, if it has been silent for long enough.
 fn rerun(core: &mut Core, now: Timestamp, effects: &mut Vec<Effect>) {
     let patience = core.config.suspect_rerun_micros;
     let is_late =
@@ -192,7 +179,9 @@ fn rerun(core: &mut Core, now: Timestamp, effects: &mut Vec<Effect>) {
         };
         let entries = record.entries.iter().flatten();
         let tasks: Vec<TaskRef> = entries.map(|entry| entry.task).collect();
-        record.rerun.extend(&tasks);
+        let begun = record.entries.iter().flatten();
+        let begun = begun.filter(|entry| entry.is_started);
+        record.rerun.extend(begun.map(|entry| entry.task));
         for task in tasks {
             if let Some(mut scope) = core.scope(task.graph, effects)
                 && scope.is_at(task.task.0, worker)
