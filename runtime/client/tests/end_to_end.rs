@@ -25,6 +25,7 @@ use oxidask_store::{Payload, PayloadKind};
 use oxidask_worker::{Listeners, WorkerConfig, WorkerError};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -56,6 +57,7 @@ impl Cluster {
             listener,
             http_listener: None,
             credentials: credentials(&authority, Role::Scheduler),
+            has_loop_thread: false,
             core: CoreConfig::default(),
             journal: None,
             http_tokens: HttpTokens::default(),
@@ -105,6 +107,7 @@ impl Cluster {
             scratch_dir: self.scratch.path().join(&name),
             spill_dir: None,
             spill_bytes_max: 0,
+            compute: Handle::current(),
             credentials: credentials(&self.authority, Role::Worker),
             executors: vec![Arc::new(Builtin::new())],
             name,

@@ -101,6 +101,10 @@ struct FrameProgram {
 }
 
 impl Program for FrameProgram {
+    fn computes(&self) -> bool {
+        true
+    }
+
     fn reads_inputs(&self) -> bool {
         matches!(
             self.operation,

@@ -170,6 +170,12 @@ pub trait Program: Send + Sync {
         false
     }
 
+    /// Whether a run keeps a thread busy for long between two waits. Such runs share threads of their
+    /// own; all others share the worker's, which must go on meanwhile.
+    fn computes(&self) -> bool {
+        false
+    }
+
     /// A run that ends at once, without waiting and in well under a millisecond, is done here, on
     /// the worker's own thread; `None` asks for [`Program::run`]. This is what makes tiny tasks
     /// cheap.

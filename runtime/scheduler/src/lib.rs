@@ -1,10 +1,10 @@
 //! The scheduler service.
 //!
-//! Owns the shell around the pure core: the thread that runs it, the gRPC service for workers and
+//! Owns the shell around the pure core: the loop that runs it, the gRPC service for workers and
 //! clients, the relay of results, and the HTTP port. Never decides where a task runs and never opens
 //! a body or a payload.
 //!
-//! Invariants: the core is touched by one thread only; every queue towards it and away from it is
+//! Invariants: the core is touched by one loop only; every queue towards it and away from it is
 //! bounded; a peer that does not read is closed and the others do not notice; after the shutdown
 //! token fires, [`serve`] returns within a second.
 
@@ -60,8 +60,8 @@ use oxidask_proto::wire::futures_server::FuturesServer;
 use oxidask_proto::wire::scheduler_server::SchedulerServer;
 use oxidask_proto::{MESSAGE_BYTES_MAX, hello, wire};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::Connected;
 
@@ -73,10 +73,9 @@ pub use logs::LogTap;
 use self::futures::FuturesService;
 use connection::Cuttable;
 use grpc::{Service, Shared, introduce};
-use input::{Input, Inputs, Queued};
+use input::{Input, Inputs};
 use journal::Beginning;
 use keda::Scaler;
-use logs::Logs;
 use main_loop::{MainLoop, TICK};
 use metrics::Metrics;
 
@@ -95,6 +94,9 @@ pub struct SchedulerConfig {
     pub http_listener: Option<TcpListener>,
     /// Of role scheduler.
     pub credentials: Credentials,
+    /// Whether the loop has a thread of its own. With few processors, handing over from thread to
+    /// thread costs more than it brings.
+    pub has_loop_thread: bool,
     /// Settings of the core. With a journal, its epoch is the journal's.
     pub core: CoreConfig,
     /// What is kept for the next start; nothing if absent.
@@ -148,8 +150,19 @@ async fn serve_all(
         let beginning = begin(config.journal, config.core, &inputs, &metrics).await?;
         shared.begin_numbers(beginning.next_worker);
         let formers = dial::addresses(&beginning.workers);
-        let credentials = config.credentials.clone();
-        start_loop((beginning, alive), receiver, &metrics, logs, credentials)?;
+        let hello = wire::Hello {
+            incarnation: beginning.incarnation,
+            epoch: beginning.epoch,
+            ..hello::hello()
+        };
+        let main_loop = MainLoop::new(hello, Arc::clone(&metrics), logs);
+        let mut main_loop = main_loop.begin(beginning);
+        main_loop.watch.credentials = Some(config.credentials.clone());
+        let looping = async move {
+            let _dropped_when_the_loop_ends = alive;
+            main_loop.run(receiver).await;
+        };
+        start_loop(looping, config.has_loop_thread)?;
         dial::look_after_all(&shared, formers);
         metrics.set_recovering(false);
         tokio::spawn(wake_regularly(inputs.clone(), stop.clone()));
@@ -210,27 +223,18 @@ async fn begin(
     }
 }
 
-/// Starts the loop's thread. The guard is dropped when the thread ends, whatever ends it.
 fn start_loop(
-    (beginning, alive): (Beginning, DropGuard),
-    receiver: mpsc::Receiver<Queued>,
-    metrics: &Arc<Metrics>,
-    logs: Arc<Logs>,
-    credentials: Credentials,
+    looping: impl Future<Output = ()> + Send + 'static,
+    has_thread: bool,
 ) -> Result<(), SchedulerError> {
-    let hello = wire::Hello {
-        incarnation: beginning.incarnation,
-        epoch: beginning.epoch,
-        ..hello::hello()
-    };
-    let mut main_loop = MainLoop::new(hello, Arc::clone(metrics), logs).begin(beginning);
-    main_loop.watch.credentials = Some(credentials);
+    if !has_thread {
+        tokio::spawn(looping);
+        return Ok(());
+    }
+    let runtime = Handle::current();
     std::thread::Builder::new()
         .name("scheduler-loop".to_owned())
-        .spawn(move || {
-            let _dropped_when_the_thread_ends = alive;
-            main_loop.run(receiver);
-        })
+        .spawn(move || runtime.block_on(looping))
         .map_err(|source| SchedulerError::StartLoop { source })?;
     Ok(())
 }

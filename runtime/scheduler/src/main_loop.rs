@@ -1,11 +1,12 @@
-//! The one thread that owns the core.
+//! The loop that owns the core, on a thread of its own or beside the connections.
 //!
 //! Takes inputs from a bounded channel, lets the core react to each, lets it place once a round, and
 //! hands each peer one message a round. Never waits for a peer, never opens a body, does no I/O.
 //!
 //! Invariants: effects are carried out before the next event, because they name what the core knows
 //! at that moment; a round lasts about [`ROUND_TIME_MAX`], so that a stream of large chunks does not
-//! keep reports and new work waiting; without inputs the thread sleeps.
+//! keep reports and new work waiting; connections have their turn after each round; without inputs the
+//! loop sleeps.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use oxidask_core::{
 };
 use oxidask_proto::wire;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 
 use crate::bodies::GraphBodies;
 use crate::commands::Commands;
@@ -119,12 +121,12 @@ impl MainLoop {
     }
 
     /// Runs until it is stopped or nobody can send any more.
-    pub(crate) fn run(mut self, mut inputs: mpsc::Receiver<Queued>) {
+    pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Queued>) {
         let mut received = Vec::with_capacity(INPUTS_PER_RECEIVE);
         let mut waiting = VecDeque::new();
         loop {
             if waiting.is_empty() {
-                if inputs.blocking_recv_many(&mut received, INPUTS_PER_RECEIVE) == 0 {
+                if inputs.recv_many(&mut received, INPUTS_PER_RECEIVE).await == 0 {
                     return;
                 }
                 waiting.extend(received.drain(..));
@@ -154,6 +156,10 @@ impl MainLoop {
             self.look_after_round(self.events);
             self.metrics.count_events(std::mem::take(&mut self.events));
             self.metrics.count_busy(began.elapsed());
+            // Connections that share the thread have their turn now.
+            if !(waiting.is_empty() && inputs.is_empty()) {
+                yield_now().await;
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use futures::stream::BoxStream;
 use oxidask_core::{ClientId, CoreConfig, Event, GraphId, Inventory, WorkerId};
 use oxidask_proto::graph::PlacedChunk;
 use oxidask_proto::{hello, wire};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -57,7 +58,8 @@ impl Rig {
         let next_stream = beginning.next_worker;
         let logs = LogTap::default().0;
         let main_loop = MainLoop::new(hello, Arc::clone(&metrics), logs).begin(beginning);
-        let thread = std::thread::spawn(move || main_loop.run(receiver));
+        let runtime = Handle::current();
+        let thread = std::thread::spawn(move || runtime.block_on(main_loop.run(receiver)));
         Self {
             inputs,
             metrics,

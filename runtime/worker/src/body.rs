@@ -67,6 +67,7 @@ impl Body {
             Arc::clone(&reader),
             config.base_dir.clone(),
             config.scratch_dir.clone(),
+            config.compute.clone(),
             number,
         )
         .watched_by(watch, Arc::clone(&config.logbook));

@@ -9,6 +9,7 @@ use oxidask_comm::Credentials;
 use oxidask_exec::Executor;
 use oxidask_logbook::Logbook;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 
 use crate::memory::thresholds::MemoryThresholds;
 
@@ -64,6 +65,9 @@ pub struct WorkerConfig {
     pub spill_dir: Option<PathBuf>,
     /// Bytes of the disk for such results; 0: they stay in memory, and what does not fit fails.
     pub spill_bytes_max: u64,
+    /// Threads for programs that compute and for the data that others read. The worker's own work
+    /// stays where it is started.
+    pub compute: Handle,
     /// The worker's certificate.
     pub credentials: Credentials,
     /// What runs task bodies. Where the scheduler, the certificates and the worker itself are is told

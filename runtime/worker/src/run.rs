@@ -14,6 +14,7 @@ use oxidask_diagnostic::{Code, Diagnostic};
 use oxidask_exec::{Executor, Memory, NoStreams, Program, StreamedInputs, TaskContext, TaskError};
 use oxidask_logbook::Logbook;
 use oxidask_store::{Absent, Account, IdMap, Payload, ResultKey};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +62,8 @@ pub(crate) struct Runner {
     /// What all runs have in common; the rest is filled in for each.
     context: TaskContext,
     beside: JoinSet<Ended>,
+    /// Where programs run that compute.
+    compute: Handle,
     cancellations: IdMap<RunId, CancellationToken>,
     /// What runs say of their slots.
     pub(crate) slots: Arc<SlotChanges>,
@@ -72,6 +75,7 @@ impl Runner {
         reader: Arc<Reader>,
         base_dir: PathBuf,
         scratch_dir: PathBuf,
+        compute: Handle,
         session: u32,
     ) -> Self {
         let context = TaskContext::alone(reader.store.limit_bytes(), base_dir, scratch_dir);
@@ -84,6 +88,7 @@ impl Runner {
             watched: Arc::default(),
             context,
             beside: JoinSet::new(),
+            compute,
             cancellations: IdMap::default(),
             slots: Arc::default(),
         }
@@ -203,6 +208,7 @@ impl Runner {
         };
         let reader = Arc::clone(&self.reader);
         let (number, task, keys) = (run.run, run.task, run.inputs);
+        let computes = program.computes();
         let running = async move {
             let start = Instant::now();
             let key = Arc::clone(&context.key);
@@ -224,7 +230,12 @@ impl Runner {
                 streams: streams.map_or_else(StreamsEnd::default, |streams| streams.end()),
             }
         };
-        self.beside.spawn(running.instrument(span));
+        let running = running.instrument(span);
+        if computes {
+            self.beside.spawn_on(running, &self.compute);
+        } else {
+            self.beside.spawn(running);
+        }
     }
 
     fn streams(

@@ -160,14 +160,15 @@ fn start_servers(
         source,
         stop.clone(),
     );
-    servers.spawn(async move {
+    let serving = async move {
         match data.await {
             Ok(()) => WorkerError::PartEnded {
                 part: "data server",
             },
             Err(source) => WorkerError::DataServer(Box::new(source)),
         }
-    });
+    };
+    servers.spawn_on(serving, &config.compute);
     let watching = Arc::clone(&shown.watch).run(config.system_dir.clone().into());
     servers.spawn(async move {
         watching.await;

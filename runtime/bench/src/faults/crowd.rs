@@ -14,6 +14,7 @@ use oxidask_logbook::Logbook;
 use oxidask_worker::{Listeners, MemoryThresholds, WorkerConfig, serve};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::Figure;
@@ -124,6 +125,7 @@ async fn config(
         scratch_dir: scratch.join(&name),
         spill_dir: None,
         spill_bytes_max: 0,
+        compute: Handle::current(),
         credentials: cluster.credentials(Role::Worker)?,
         executors: vec![Arc::new(Builtin::new())],
         name,

@@ -26,20 +26,17 @@ use crate::arguments::ServiceArguments;
 use crate::error::CliError;
 use crate::signals::Signals;
 
-/// Threads for connections. The scheduler's one writer has a thread of its own, and tasks that
-/// compute run on blocking threads.
-const THREADS: usize = 2;
 /// Time that a service has for a tidy end; then it ends anyhow.
 const TIDY_END: Duration = Duration::from_millis(1_500);
 
 /// Prepares this process for a service, and runs it until it ends. Nobody waits for its threads then.
 fn run(
     arguments: &ServiceArguments,
+    runtime: Runtime,
     service: impl Future<Output = Result<(), CliError>>,
 ) -> Result<(), CliError> {
     end_with_parent(arguments.parent_pid)?;
     allow_many_connections();
-    let runtime = runtime(THREADS)?;
     let result = runtime.block_on(service);
     runtime.shutdown_background();
     result
@@ -64,11 +61,17 @@ fn allow_many_connections() {
 
 /// A runtime of few threads.
 pub(crate) fn runtime(threads: usize) -> Result<Runtime, CliError> {
-    Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::start("the threads cannot be started", &error))
+    started(Builder::new_multi_thread().worker_threads(threads))
+}
+
+/// A runtime of the thread that it is driven on.
+fn single_threaded() -> Result<Runtime, CliError> {
+    started(&mut Builder::new_current_thread())
+}
+
+fn started(builder: &mut Builder) -> Result<Runtime, CliError> {
+    let built = builder.enable_all().build();
+    built.map_err(|error| CliError::start("the threads cannot be started", &error))
 }
 
 /// Makes this process end with its parent, also when the parent is killed.

@@ -10,17 +10,35 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    announce, bind, bind_http, credentials, install_signals, local_address, until_signalled,
+    announce, bind, bind_http, credentials, install_signals, local_address, machine,
+    until_signalled,
 };
 use crate::arguments::SchedulerArguments;
 use crate::error::CliError;
 
+/// With so many processors or fewer one thread does everything: a hop to another thread costs more
+/// than the work that it takes over.
+const SMALL_PROCESSORS_MAX: u32 = 2;
+/// Threads for connections, where the loop has one of its own.
+const THREADS: usize = 2;
+
 /// Serves until a signal.
 pub(crate) fn run(arguments: &SchedulerArguments, log_tap: LogTap) -> Result<(), CliError> {
-    super::run(&arguments.service, listen_and_serve(arguments, log_tap))
+    let is_small = machine::processors() <= SMALL_PROCESSORS_MAX;
+    let runtime = if is_small {
+        super::single_threaded()?
+    } else {
+        super::runtime(THREADS)?
+    };
+    let serving = listen_and_serve(arguments, log_tap, !is_small);
+    super::run(&arguments.service, runtime, serving)
 }
 
-async fn listen_and_serve(arguments: &SchedulerArguments, log_tap: LogTap) -> Result<(), CliError> {
+async fn listen_and_serve(
+    arguments: &SchedulerArguments,
+    log_tap: LogTap,
+    has_loop_thread: bool,
+) -> Result<(), CliError> {
     let signals = install_signals()?;
     let listener = if arguments.listen_on_stdin {
         inherited()
@@ -40,6 +58,7 @@ async fn listen_and_serve(arguments: &SchedulerArguments, log_tap: LogTap) -> Re
         listener,
         http_listener,
         credentials,
+        has_loop_thread,
         core: CoreConfig::default(),
         journal: journal(arguments),
         http_tokens: HttpTokens {

@@ -17,6 +17,7 @@ use oxidask_worker::{
     serve_until,
 };
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -40,7 +41,13 @@ pub(crate) fn run(arguments: &WorkerArguments) -> Result<(), CliError> {
     if init::is_first_process() {
         return run_below();
     }
-    super::run(&arguments.service, listen_and_serve(arguments))
+    // Data for others goes on while all slots compute.
+    let threads = slots(arguments).saturating_add(1);
+    let compute = super::runtime(threads as usize)?;
+    let serving = listen_and_serve(arguments, compute.handle().clone());
+    let result = super::run(&arguments.service, super::single_threaded()?, serving);
+    compute.shutdown_background();
+    result
 }
 
 /// In a container the worker runs below the first process, which collects what programs leave.
@@ -59,7 +66,7 @@ fn run_below() -> Result<(), CliError> {
     }
 }
 
-async fn listen_and_serve(arguments: &WorkerArguments) -> Result<(), CliError> {
+async fn listen_and_serve(arguments: &WorkerArguments, compute: Handle) -> Result<(), CliError> {
     let signals = install_signals()?;
     let data = bind(&arguments.service, arguments.port).await?;
     let http = bind_http(&arguments.service, arguments.http_port).await?;
@@ -79,7 +86,7 @@ async fn listen_and_serve(arguments: &WorkerArguments) -> Result<(), CliError> {
         group: arguments.group.clone(),
         pod_uid: arguments.pod_uid.clone(),
         node: arguments.node.clone(),
-        slots: arguments.threads.unwrap_or_else(machine::processors),
+        slots: slots(arguments),
         resources: arguments.resources.clone(),
         memory_bytes: arguments.memory.unwrap_or_else(machine::memory_bytes),
         // The command line has checked them already.
@@ -92,6 +99,7 @@ async fn listen_and_serve(arguments: &WorkerArguments) -> Result<(), CliError> {
         scratch_dir: scratch.path.clone(),
         spill_dir: None,
         spill_bytes_max: SPILL_BYTES_MAX_DEFAULT,
+        compute,
         credentials,
         executors: executors(python, arguments.load_python),
     };
@@ -191,7 +199,7 @@ fn python(arguments: &WorkerArguments, scratch: &Path) -> Result<PythonConfig, C
     Ok(PythonConfig {
         program: python.program.into(),
         environment: path.into_iter().collect(),
-        slots: arguments.threads.unwrap_or_else(machine::processors),
+        slots: slots(arguments),
         scratch_dir: scratch.to_owned(),
         worker_dir,
         worker_name: name(arguments),
@@ -201,6 +209,10 @@ fn python(arguments: &WorkerArguments, scratch: &Path) -> Result<PythonConfig, C
         tls_dir: Some(std::path::absolute(tls_dir).unwrap_or_else(|_| tls_dir.clone())),
         ..PythonConfig::default()
     })
+}
+
+fn slots(arguments: &WorkerArguments) -> u32 {
+    arguments.threads.unwrap_or_else(machine::processors)
 }
 
 fn name(arguments: &WorkerArguments) -> String {

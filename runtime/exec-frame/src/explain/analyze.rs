@@ -81,6 +81,10 @@ impl AnalyzeProgram {
 }
 
 impl Program for AnalyzeProgram {
+    fn computes(&self) -> bool {
+        true
+    }
+
     fn run(
         self: Arc<Self>,
         _: Vec<Payload>,

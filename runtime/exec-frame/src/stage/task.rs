@@ -193,6 +193,10 @@ impl StageProgram {
 }
 
 impl Program for StageProgram {
+    fn computes(&self) -> bool {
+        true
+    }
+
     fn run(
         self: Arc<Self>,
         _: Vec<Payload>,

@@ -25,6 +25,7 @@ use oxidask_store::Payload;
 use oxidask_worker::{Ends, Listeners, MemoryThresholds, WorkerConfig, WorkerError, serve_until};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -527,6 +528,7 @@ impl Cluster {
                     .unwrap_or_else(|| scratch.path().join("spill")),
             ),
             spill_bytes_max: settings.spill_bytes_max,
+            compute: Handle::current(),
             credentials: self.credentials(Role::Worker),
             executors: vec![
                 Arc::new(Builtin::new()),
