@@ -143,9 +143,8 @@ fn the_status_is_the_programs_own() {
 #[test]
 fn signals_end_program_and_cluster() {
     let program = "import subprocess, sys, time\n\
-                   print('up', flush=True)\n\
                    child = subprocess.Popen(['sleep', '100'])\n\
-                   try:\n    time.sleep(100)\nexcept KeyboardInterrupt:\n    print('caught', flush=True)\n";
+                   try:\n    print('up', flush=True)\n    time.sleep(100)\nexcept KeyboardInterrupt:\n    print('caught', flush=True)\n";
     for (kind, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let workspace = Workspace::new();
         workspace.write("long.py", program);

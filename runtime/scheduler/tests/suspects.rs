@@ -313,6 +313,9 @@ async fn another_incarnation_and_an_unknown_number_begin_anew() {
     let (worker, mut session) = with_results(&cluster, "default-0").await;
     let number = worker.number;
     let cut = worker.cut();
+    cluster
+        .until_standing("default-0", Some(Standing::Suspect))
+        .await;
     let strange = cut.incarnation.wrapping_add(1);
     let anew = cut.come_back_from(&cluster, strange).await;
     assert!(!anew.is_resumed && anew.number != number);
@@ -330,6 +333,9 @@ async fn another_incarnation_and_an_unknown_number_begin_anew() {
     );
     let mut cut = anew.cut();
     cut.number = 9_999;
+    cluster
+        .until_standing("default-0", Some(Standing::Suspect))
+        .await;
     let again = cut.come_back(&cluster).await;
     assert!(!again.is_resumed);
 }
