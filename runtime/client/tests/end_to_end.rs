@@ -57,7 +57,7 @@ impl Cluster {
             listener,
             http_listener: None,
             credentials: credentials(&authority, Role::Scheduler),
-            has_loop_thread: false,
+            has_loop_thread: true,
             core: CoreConfig::default(),
             journal: None,
             http_tokens: HttpTokens::default(),

@@ -61,7 +61,8 @@ use oxidask_proto::wire::scheduler_server::SchedulerServer;
 use oxidask_proto::{MESSAGE_BYTES_MAX, hello, wire};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::Connected;
 
@@ -73,7 +74,7 @@ pub use logs::LogTap;
 use self::futures::FuturesService;
 use connection::Cuttable;
 use grpc::{Service, Shared, introduce};
-use input::{Input, Inputs};
+use input::{Input, Inputs, Queued};
 use journal::Beginning;
 use keda::Scaler;
 use main_loop::{MainLoop, TICK};
@@ -94,8 +95,8 @@ pub struct SchedulerConfig {
     pub http_listener: Option<TcpListener>,
     /// Of role scheduler.
     pub credentials: Credentials,
-    /// Whether the loop has a thread of its own. With few processors, handing over from thread to
-    /// thread costs more than it brings.
+    /// Whether the loop has a thread of its own from the start. With few processors, handing over from
+    /// thread to thread costs more than it brings, as long as there are few connections.
     pub has_loop_thread: bool,
     /// Settings of the core. With a journal, its epoch is the journal's.
     pub core: CoreConfig,
@@ -158,11 +159,11 @@ async fn serve_all(
         let main_loop = MainLoop::new(hello, Arc::clone(&metrics), logs);
         let mut main_loop = main_loop.begin(beginning);
         main_loop.watch.credentials = Some(config.credentials.clone());
-        let looping = async move {
-            let _dropped_when_the_loop_ends = alive;
-            main_loop.run(receiver).await;
-        };
-        start_loop(looping, config.has_loop_thread)?;
+        if config.has_loop_thread {
+            loop_on_thread(main_loop, receiver, alive)?;
+        } else {
+            tokio::spawn(loop_beside_connections(main_loop, receiver, alive));
+        }
         dial::look_after_all(&shared, formers);
         metrics.set_recovering(false);
         tokio::spawn(wake_regularly(inputs.clone(), stop.clone()));
@@ -223,18 +224,32 @@ async fn begin(
     }
 }
 
-fn start_loop(
-    looping: impl Future<Output = ()> + Send + 'static,
-    has_thread: bool,
-) -> Result<(), SchedulerError> {
-    if !has_thread {
-        tokio::spawn(looping);
-        return Ok(());
+/// Runs the loop on the connections' thread for as long as these are few. The guard is dropped when
+/// the loop ends, whatever ends it.
+async fn loop_beside_connections(
+    main_loop: MainLoop,
+    receiver: mpsc::Receiver<Queued>,
+    alive: DropGuard,
+) {
+    if let Some((main_loop, receiver)) = main_loop.run(receiver, true).await
+        && let Err(error) = loop_on_thread(main_loop, receiver, alive)
+    {
+        tracing::error!(%error, "there is no thread for the loop");
     }
+}
+
+fn loop_on_thread(
+    main_loop: MainLoop,
+    receiver: mpsc::Receiver<Queued>,
+    alive: DropGuard,
+) -> Result<(), SchedulerError> {
     let runtime = Handle::current();
     std::thread::Builder::new()
         .name("scheduler-loop".to_owned())
-        .spawn(move || runtime.block_on(looping))
+        .spawn(move || {
+            let _dropped_when_the_thread_ends = alive;
+            runtime.block_on(main_loop.run(receiver, false));
+        })
         .map_err(|source| SchedulerError::StartLoop { source })?;
     Ok(())
 }

@@ -38,6 +38,9 @@ const ROUND_TIME_MAX: Duration = Duration::from_millis(2);
 /// Inputs taken from the channel at once.
 const INPUTS_PER_RECEIVE: usize = 64;
 
+/// With more peers than this their connections would keep a loop on the same thread waiting.
+const SHARING_PEERS_MAX: usize = 64;
+
 /// Time between two looks at deadlines, and between two progress messages of a graph.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
@@ -120,14 +123,22 @@ impl MainLoop {
         }
     }
 
-    /// Runs until it is stopped or nobody can send any more.
-    pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Queued>) {
+    /// Runs until it is stopped or nobody can send any more. A loop that shares its thread with the
+    /// connections comes back with what it was given when they are too many for that.
+    pub(crate) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Queued>,
+        is_shared: bool,
+    ) -> Option<(Self, mpsc::Receiver<Queued>)> {
         let mut received = Vec::with_capacity(INPUTS_PER_RECEIVE);
         let mut waiting = VecDeque::new();
         loop {
             if waiting.is_empty() {
+                if is_shared && self.workers.len() + self.clients.len() > SHARING_PEERS_MAX {
+                    return Some((self, inputs));
+                }
                 if inputs.recv_many(&mut received, INPUTS_PER_RECEIVE).await == 0 {
-                    return;
+                    return None;
                 }
                 waiting.extend(received.drain(..));
             }
@@ -137,7 +148,7 @@ impl MainLoop {
             }
             while let Some(Queued { since, input }) = waiting.pop_front() {
                 if matches!(input, Input::Stop) {
-                    return;
+                    return None;
                 }
                 self.metrics.observe_lag(since.elapsed());
                 if let Some(input) = self.journal_admit(input) {

@@ -59,7 +59,9 @@ impl Rig {
         let logs = LogTap::default().0;
         let main_loop = MainLoop::new(hello, Arc::clone(&metrics), logs).begin(beginning);
         let runtime = Handle::current();
-        let thread = std::thread::spawn(move || runtime.block_on(main_loop.run(receiver)));
+        let thread = std::thread::spawn(move || {
+            runtime.block_on(main_loop.run(receiver, false));
+        });
         Self {
             inputs,
             metrics,

@@ -155,7 +155,7 @@ async fn start_guarded(
         listener,
         http_listener: Some(http_listener),
         credentials: credentials(authority, Role::Scheduler),
-        has_loop_thread: true,
+        has_loop_thread: false,
         core,
         journal,
         http_tokens,
