@@ -196,7 +196,7 @@ fn measure(name: &str, shape: &Shape, workers: u32) {
     let mut ticks = 0_u64;
     let mut answers = Answers::default();
     loop {
-        core.place(now, &mut effects);
+        while core.place(now, &mut effects) {}
         ticks += 1;
         now = now.plus_micros(100);
         if answers.answer(&mut core, now, &mut effects) == 0 {

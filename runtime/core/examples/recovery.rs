@@ -127,7 +127,7 @@ fn measure(inputs: u32) -> Result<(), RestoreError> {
         let event = Event::WorkerReturned { worker, inventory };
         core.react(event, Timestamp(1_000), &mut effects);
     }
-    core.place(Timestamp(1_000), &mut effects);
+    while core.place(Timestamp(1_000), &mut effects) {}
     let returned = start.elapsed();
     println!(
         "{TASKS} tasks, {inputs} inputs each, half done: items {} ms, beginning {} ms, {WORKERS} \

@@ -61,13 +61,14 @@ impl Core {
         react::react(self, event, now, effects);
     }
 
-    /// Hands out work. Called once after each batch of events, and with each tick.
-    pub fn place(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+    /// Hands out work. Called once after each batch of events, and with each tick. Stops after some
+    /// milliseconds of work; true if there is more, and it is to be called again soon.
+    pub fn place(&mut self, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
         if self.reunion_until.is_some_and(|until| now < until) && self.fleet.suspects > 0 {
-            return;
+            return false;
         }
         self.reunion_until = None;
-        place::place(self, now, effects);
+        place::place(self, now, effects)
     }
 
     /// Recomputes everything that is kept incrementally and compares. Slow; for tests.

@@ -153,7 +153,7 @@ fn a_chain_of_a_million_is_computed_again_without_deep_recursion() {
     cluster.core.react(arrived, cluster.now, &mut effects);
     for task in 0..length {
         effects.clear();
-        cluster.core.place(cluster.now, &mut effects);
+        while cluster.core.place(cluster.now, &mut effects) {}
         let Some(Effect::Assign {
             worker,
             attempt,

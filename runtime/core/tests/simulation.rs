@@ -186,7 +186,7 @@ impl Simulation {
 
     fn place(&mut self) {
         let mut effects = Vec::new();
-        self.core.place(self.now, &mut effects);
+        while self.core.place(self.now, &mut effects) {}
         self.core.invariants().unwrap();
         self.carry_out(effects);
     }

@@ -36,7 +36,7 @@ use crate::views;
 const ROUND_TIME_MAX: Duration = Duration::from_millis(2);
 
 /// Inputs taken from the channel at once.
-const INPUTS_PER_RECEIVE: usize = 64;
+const INPUTS_PER_RECEIVE: usize = 256;
 
 /// With more peers than this their connections would keep a loop on the same thread waiting.
 const SHARING_PEERS_MAX: usize = 64;
@@ -69,6 +69,8 @@ pub(crate) struct MainLoop {
     pub(crate) rescheduled: HashMap<ClientId, u64>,
     /// Workers that died with the current event.
     pub(crate) deaths: Vec<Death>,
+    /// The core had more to hand out than fits into a round.
+    has_more_to_place: bool,
     /// A worker has joined since the last tick.
     pub(crate) has_newcomer: bool,
     /// Workers that cannot retire, as the current event shows.
@@ -107,6 +109,7 @@ impl MainLoop {
             suspects: HashSet::new(),
             rescheduled: HashMap::new(),
             deaths: Vec::new(),
+            has_more_to_place: false,
             has_newcomer: false,
             refusals: Vec::new(),
             watch: Watch::new(now),
@@ -137,7 +140,10 @@ impl MainLoop {
                 if is_shared && self.workers.len() + self.clients.len() > SHARING_PEERS_MAX {
                     return Some((self, inputs));
                 }
-                if inputs.recv_many(&mut received, INPUTS_PER_RECEIVE).await == 0 {
+                if self.has_more_to_place {
+                    let arrived = std::iter::from_fn(|| inputs.try_recv().ok());
+                    waiting.extend(arrived.take(INPUTS_PER_RECEIVE));
+                } else if inputs.recv_many(&mut received, INPUTS_PER_RECEIVE).await == 0 {
                     return None;
                 }
                 waiting.extend(received.drain(..));
@@ -168,7 +174,7 @@ impl MainLoop {
             self.metrics.count_events(std::mem::take(&mut self.events));
             self.metrics.count_busy(began.elapsed());
             // Connections that share the thread have their turn now.
-            if !(waiting.is_empty() && inputs.is_empty()) {
+            if self.has_more_to_place || !(waiting.is_empty() && inputs.is_empty()) {
                 yield_now().await;
             }
         }
@@ -262,7 +268,7 @@ impl MainLoop {
 
     /// Lets the core hand out work.
     pub(crate) fn place(&mut self) {
-        self.core.place(self.now(), &mut self.effects);
+        self.has_more_to_place = self.core.place(self.now(), &mut self.effects);
         self.carry_out();
     }
 

@@ -195,7 +195,8 @@ impl World {
             self.take(input);
         }
         let mut effects = Vec::new();
-        self.scheduler.core.place(Timestamp(self.now), &mut effects);
+        let now = Timestamp(self.now);
+        while self.scheduler.core.place(now, &mut effects) {}
         let verdict = self
             .watch
             .placed(&self.scheduler.core, &self.plans, &effects);

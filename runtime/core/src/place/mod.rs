@@ -36,9 +36,8 @@ use crate::transitions::TaskState;
 /// Tasks of one slot that each slot of a worker gets, the running one included, whatever they take.
 const DEPTH_MIN: u64 = 2;
 
-/// Tasks handed out by one placement: a few milliseconds of work. The rest comes with the next one,
-/// which the first reports bring about.
-const ASSIGNMENTS_MAX: usize = 20_000;
+/// Tasks handed out by one placement: a few milliseconds of work, so that reports do not wait longer.
+const ASSIGNMENTS_MAX: usize = 1_000;
 
 /// What placement keeps between rounds: buffers, and when it last moved queued tasks.
 #[derive(Debug, Default)]
@@ -61,6 +60,8 @@ struct Round<'a> {
     effects: &'a mut Vec<Effect>,
     /// Tasks that may still be handed out.
     budget: usize,
+    /// There was a task and a worker for it, but no budget.
+    is_cut_short: bool,
 }
 
 /// How it went with the tasks of one class.
@@ -73,10 +74,11 @@ enum Outcome {
     Full,
 }
 
-/// Hands out ready tasks, then moves queued ones to workers that have nothing to do.
-pub(crate) fn place(core: &mut Core, now: Timestamp, effects: &mut Vec<Effect>) {
+/// Hands out ready tasks, then moves queued ones to workers that have nothing to do. True if there is
+/// more to hand out.
+pub(crate) fn place(core: &mut Core, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
     if core.fleet.len() == 0 {
-        return;
+        return false;
     }
     if core.fleet.retiring > 0 {
         drain::pump(core, now, effects);
@@ -90,10 +92,15 @@ pub(crate) fn place(core: &mut Core, now: Timestamp, effects: &mut Vec<Effect>) 
         memory: &mut core.placement,
         effects,
         budget: ASSIGNMENTS_MAX,
+        is_cut_short: false,
     };
     round.memory.least.follow(round.fleet);
     round.hand_out();
-    round.rebalance(now);
+    let is_cut_short = round.is_cut_short;
+    if !is_cut_short {
+        round.rebalance(now);
+    }
+    is_cut_short
 }
 
 impl Round<'_> {
@@ -154,6 +161,7 @@ impl Round<'_> {
                 return Outcome::Full;
             }
             if self.budget == 0 {
+                self.is_cut_short = true;
                 return Outcome::Full;
             }
             self.budget -= 1;

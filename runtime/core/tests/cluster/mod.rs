@@ -198,7 +198,7 @@ impl Cluster {
     pub(crate) fn place(&mut self) -> Vec<Effect> {
         self.now = self.now.plus_micros(10_000);
         let mut effects = Vec::new();
-        self.core.place(self.now, &mut effects);
+        while self.core.place(self.now, &mut effects) {}
         self.core.invariants().unwrap();
         for effect in &effects {
             if let Effect::Assign {

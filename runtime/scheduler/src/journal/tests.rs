@@ -113,7 +113,7 @@ impl World {
             self.keeper.chunk(graph, &message);
         }
         self.note();
-        self.core.place(Timestamp(self.now), &mut effects);
+        while self.core.place(Timestamp(self.now), &mut effects) {}
         self.note();
         for effect in effects {
             match effect {
