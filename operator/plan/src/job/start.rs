@@ -57,11 +57,12 @@ pub(super) fn await_start(
     if let Some(gates) = gates(pod) {
         return progress.with_trouble(gates);
     }
-    if let Some((headline, line)) = warning(observed, pod, has_certificates) {
+    let age = age(pod, now);
+    let has_had_certificates = has_certificates && age >= SLOW_START;
+    if let Some((headline, line)) = warning(observed, pod, has_had_certificates) {
         wake(plan, SLOW_START);
         return with_cause(job, &headline, line, progress, plan);
     }
-    let age = age(pod, now);
     wake(plan, look_again(age));
     match slow_start(job, age) {
         Some(text) => progress.with_trouble(text),
@@ -145,16 +146,16 @@ fn look_again(age: Duration) -> Duration {
 
 /// Headline and text of what events say. Which of them is taken does not depend on their order, so
 /// that the condition does not change from look to look.
-fn warning(observed: &Observed, pod: &Pod, has_certificates: bool) -> Option<(String, String)> {
+fn warning(observed: &Observed, pod: &Pod, has_had_certificates: bool) -> Option<(String, String)> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let cluster = observed.cluster.as_ref();
     let cluster = cluster.and_then(|cluster| cluster.metadata.name.as_deref());
     let secret =
         names::certificate_secret(cluster.unwrap_or_default(), oxidask_identity::Role::Client);
     let told = observed.warnings.iter().filter(|warning| {
-        // The certificates come with the cluster, a moment after the runner.
+        // The certificates come with the cluster, a moment after the runner, and the event stays.
         let is_early = cluster.is_none() || warning.message.contains(&secret);
-        has_certificates || !(warning.reason == "FailedMount" && is_early)
+        has_had_certificates || !(warning.reason == "FailedMount" && is_early)
     });
     let told = told.min_by_key(|warning| {
         let is_vague = !warning.message.contains("not found");

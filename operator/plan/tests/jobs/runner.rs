@@ -142,6 +142,12 @@ fn a_volume_that_cannot_be_mounted_is_known_from_events() {
     );
     world.play_kubelet();
     world.hold_runner("ContainerCreating", "");
+    world.settle();
+    assert_eq!(
+        world.count("PodCannotStart"),
+        0,
+        "the event stays when the Secret is there"
+    );
     world.warnings = vec![
         warning("Unable to attach or mount volumes: timed out"),
         warning(missing),
