@@ -9,9 +9,10 @@ use kube::api::{
     ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
     PropagationPolicy, ValidationDirective,
 };
-use kube::core::{PartialObjectMeta, Request};
+use kube::core::Request;
 use kube::{Api, Resource as _, ResourceExt as _};
 use oxidask_operator_plan::{Deletion, MetadataChange, Object, ObjectKey, ObjectKind, Scaling};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cache::{Cache, Cached};
@@ -86,7 +87,7 @@ pub(crate) async fn apply(context: &Context, object: &Object) -> Result<Written,
     let version = if kind == ObjectKind::Pod && before.is_none() {
         // Pods are made once: the server need not look for what it would merge.
         let created = create(context, namespace, what, &body).await?;
-        created.resource_version()
+        created.metadata.resource_version
     } else {
         let patch = Patch::Apply(&body);
         let applied = context.request(what, api.patch(name, &parameters, &patch));
@@ -101,12 +102,24 @@ pub(crate) async fn apply(context: &Context, object: &Object) -> Result<Written,
     Ok(Written::put(kind, namespace, name, version.as_deref()))
 }
 
+/// What is read of the answer: a pod has kilobytes, most of them about who manages which field.
+#[derive(Deserialize)]
+struct Created {
+    metadata: CreatedMetadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CreatedMetadata {
+    resource_version: Option<String>,
+}
+
 async fn create(
     context: &Context,
     namespace: &str,
     what: impl FnOnce() -> String,
     body: &Value,
-) -> Result<PartialObjectMeta<Pod>, OperatorError> {
+) -> Result<Created, OperatorError> {
     let parameters = PostParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PostParams::default()
