@@ -1,6 +1,8 @@
 //! Scale-down with the configuration that Dask comes with. dask-kubernetes retires one worker there
 //! and deletes another one, that which holds the data.
 
+use std::time::Duration;
+
 use crate::Outcome;
 use crate::case::{Case, Context};
 use crate::process::failure;
@@ -13,6 +15,9 @@ pub(crate) const CASE: Case = Case {
 };
 
 const SCALED_SECONDS_MAX: u64 = 60;
+/// The operator asks Dask's scheduler every 5 s what workers hold. A worker that has got its first result
+/// since would be drained as well, but not left alone.
+const ASKED_AGAIN: Duration = Duration::from_secs(7);
 
 fn run(context: &Context) -> Outcome {
     let kubectl = &context.kubectl;
@@ -22,6 +27,7 @@ fn run(context: &Context) -> Outcome {
     for (index, worker) in holders.iter().enumerate() {
         hold(kubectl, worker, &format!("unique-{index}"))?;
     }
+    std::thread::sleep(ASKED_AGAIN);
     scale(kubectl, "c-default", 3)?;
     let after = wait_deployments(kubectl, "c-default", 3, SCALED_SECONDS_MAX)?;
     if after.contains(free) {

@@ -18,7 +18,7 @@ pub(crate) const CASE: Case = Case {
     run,
 };
 
-/// Counted from the end of the container that brings the program: the image is asked for then.
+/// Counted from when the kubelet says so in the pod's status, some seconds after it has failed.
 const SAID_SECONDS_MAX: u64 = 10;
 const DEADLINE_SECONDS: u64 = 45;
 const ENDS_SECONDS_MAX: u64 = 90;
@@ -31,18 +31,15 @@ fn run(context: &Context) -> Outcome {
         "activeDeadlineSeconds": DEADLINE_SECONDS,
     });
     kubectl.apply(&job_with("j", 1, fields))?;
-    until(
-        "the program to be in a worker's pod",
-        READY_SECONDS_MAX,
-        || {
-            let workers = workers(kubectl, "j")?;
-            let is_brought = |pod: &Value| {
-                let initial = &pod["status"]["initContainerStatuses"][0];
-                initial["state"]["terminated"].is_object()
-            };
-            done_if(workers.iter().any(is_brought), "no such worker")
-        },
-    )?;
+    until("a pod whose image is missing", READY_SECONDS_MAX, || {
+        let workers = workers(kubectl, "j")?;
+        let is_missing = |pod: &Value| {
+            let container = &pod["status"]["containerStatuses"][0];
+            let reason = container["state"]["waiting"]["reason"].as_str();
+            matches!(reason, Some("ErrImagePull" | "ImagePullBackOff"))
+        };
+        done_if(workers.iter().any(is_missing), "no such worker")
+    })?;
     let words: &[&[&str]] = &[&[BAD_IMAGE], &["ErrImagePull", "ImagePullBackOff", "pull"]];
     wait_said(kubectl, "daskjob/j", words, SAID_SECONDS_MAX)?;
     wait_job(kubectl, "j", "Failed", ENDS_SECONDS_MAX)?;
