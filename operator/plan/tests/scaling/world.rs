@@ -549,14 +549,22 @@ impl World {
     /// Rounds until nothing has been to do for a while.
     pub(crate) fn settle(&mut self) {
         let mut rest = 0;
-        for _ in 0..300 {
-            rest = if self.round() { rest + 1 } else { 0 };
+        for _ in 0..1_000 {
+            let is_quiet = self.round() && !self.is_about_to_scale_down();
+            rest = if is_quiet { rest + 1 } else { 0 };
             if rest == 20 {
                 return;
             }
         }
         let deletions = &self.deletions;
         panic!("not at rest: {:#?} {deletions:#?}", self.status(GROUP));
+    }
+
+    /// Whether a group only waits until fewer workers have been enough for as long as pods take to start.
+    fn is_about_to_scale_down(&self) -> bool {
+        let statuses = self.groups.values().flat_map(|group| &group.status);
+        let mut scaling = statuses.flat_map(|status| &status.scaling);
+        scaling.any(|scaling| scaling.fewer_since.is_some())
     }
 
     pub(crate) fn rounds(&mut self, count: usize) {
