@@ -23,7 +23,7 @@ use oxidask_store::{Payload, PayloadKind};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::hand_over::STALL;
@@ -48,8 +48,9 @@ const EXIT_MILLIS_MAX: u64 = 300;
 /// A process that was killed is gone soon.
 const KILLED_SECONDS_MAX: u64 = 10;
 
-/// Time for the last output of a process that has ended.
-const DRAIN_MILLIS_MAX: u64 = 200;
+/// Time for the last output of a process that has ended. It is all there; only what the process has
+/// left behind keeps its pipes open longer.
+const DRAIN_MILLIS_MAX: u64 = 1_000;
 
 /// How likely the system ends a child before its worker when memory runs out: the most there is.
 const OUT_OF_MEMORY_SCORE: &[u8] = b"1000";
@@ -438,8 +439,9 @@ impl Child {
             self.kill();
             status = timeout(Duration::from_secs(KILLED_SECONDS_MAX), &mut exit).await;
         }
+        let drained_by = Instant::now() + Duration::from_millis(DRAIN_MILLIS_MAX);
         for mut reader in readers {
-            let drained = timeout(Duration::from_millis(DRAIN_MILLIS_MAX), &mut reader);
+            let drained = timeout_at(drained_by.into(), &mut reader);
             if drained.await.is_err() {
                 reader.abort();
             }
