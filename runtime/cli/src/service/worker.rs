@@ -41,8 +41,8 @@ pub(crate) fn run(arguments: &WorkerArguments) -> Result<(), CliError> {
     if init::is_first_process() {
         return run_below();
     }
-    // Data for others goes on while all slots compute.
-    let threads = slots(arguments).saturating_add(1);
+    // Data for others goes on while all slots compute; more threads than processors help nobody.
+    let threads = slots(arguments).min(machine::processors()) + 1;
     let compute = super::runtime(threads as usize)?;
     let serving = listen_and_serve(arguments, compute.handle().clone());
     let result = super::run(&arguments.service, super::single_threaded()?, serving);
