@@ -177,11 +177,14 @@ fn rerun(core: &mut Core, now: Timestamp, effects: &mut Vec<Effect>) {
         let Some(record) = core.fleet.at_mut(place) else {
             continue;
         };
-        let entries = record.entries.iter().flatten();
-        let tasks: Vec<TaskRef> = entries.map(|entry| entry.task).collect();
-        let begun = record.entries.iter().flatten();
-        let begun = begun.filter(|entry| entry.is_started);
-        record.rerun.extend(begun.map(|entry| entry.task));
+        let mut tasks = Vec::new();
+        for entry in record.entries.iter().flatten() {
+            tasks.push(entry.task);
+            // Only what has begun is blamed later.
+            if entry.is_started {
+                record.rerun.push(entry.task);
+            }
+        }
         for task in tasks {
             if let Some(mut scope) = core.scope(task.graph, effects)
                 && scope.is_at(task.task.0, worker)
