@@ -254,7 +254,7 @@ fn check_task(core: &Core, graph: &Graph, task: u32, consumers: u32) -> Result<(
     same("has a holder", is_held, state == TaskState::Finished)?;
     let is_unneeded = consumers == 0 && graph.is_unneeded(task);
     same("is kept for nobody", is_held && is_unneeded, false)?;
-    let is_stale = graph.is_open_ended && is_unneeded && state.is_pending();
+    let is_stale = consumers == 0 && graph.is_moot(task) && state.is_pending();
     same("is to run for nobody", is_stale, false)?;
     same(
         "has a failure",

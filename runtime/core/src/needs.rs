@@ -1,17 +1,21 @@
 //! Who needs what: results and tasks that nobody needs go.
 //!
 //! A task is *needed* while the client wants its result or a pending task reads it. Owns the rule when
-//! what is not needed goes: in a sealed graph results at once; before that nothing, since a later
-//! chunk may read it; in an open-ended graph results and pending tasks, at the end of each reaction.
-//! There a released task, whether it ever ran or not, is computed when a later chunk needs it. What
-//! has failed stays so.
+//! what is not needed goes: in a sealed graph results at once and pending tasks at the end of each
+//! reaction; before that nothing, since a later chunk may read it; in an open-ended graph both at the
+//! end of each reaction. There a released task, whether it ever ran or not, is computed when a later
+//! chunk needs it. What has failed stays so.
 //!
-//! Invariants between events: no result is kept that may go; in an open-ended graph every pending task
-//! is needed, and `Graph::doubtful` is empty. Cascades use that list, never recursion. Within a
-//! reaction nothing of an open-ended graph goes: the rest of the same chunk may want it.
+//! A task of a sealed graph that nobody ever read or wanted runs for what it does, not for its result:
+//! it stays. One whose readers have all ended without it does not: they may have failed, or turned out
+//! to be done when a worker came back with what an earlier scheduler did not live to write down.
+//!
+//! Invariants between events: no result is kept that may go, no task is pending that is moot, and
+//! `Graph::doubtful` is empty. Cascades use that list, never recursion. Within a reaction nothing of an
+//! open-ended graph goes: the rest of the same chunk may want it.
 
 use crate::effect::Effect;
-use crate::graph::Graph;
+use crate::graph::{Graph, NONE};
 use crate::scope::Scope;
 use crate::transitions::TaskState;
 
@@ -24,6 +28,12 @@ impl Graph {
         let at = task as usize;
         let is_needed = self.consumers_left[at] > 0 || self.is_wanted[at];
         !is_needed && (self.is_sealed || self.is_open_ended)
+    }
+
+    /// Whether the task is not to run any more although it could: nobody needs it, and it was meant
+    /// for somebody.
+    pub(crate) fn is_moot(&self, task: u32) -> bool {
+        self.is_unneeded(task) && (self.is_open_ended || self.first_consumer(task) != NONE)
     }
 
     /// Whether all wanted tasks are done or failed, and no task will follow.
@@ -44,16 +54,16 @@ impl Scope<'_> {
         }
     }
 
-    /// A task may have become one that nobody needs: what is to go goes now, or at the end of the
-    /// reaction if the graph is open-ended.
+    /// A task may have become one that nobody needs: a result of a sealed graph goes now, anything
+    /// else at the end of the reaction.
     pub(crate) fn release_if_unneeded(&mut self, task: u32) {
         if !self.graph.is_unneeded(task) {
             return;
         }
-        if self.graph.is_open_ended {
-            self.graph.doubtful.push(task);
-        } else if self.state(task) == TaskState::Finished {
+        if !self.graph.is_open_ended && self.state(task) == TaskState::Finished {
             self.release(task);
+        } else if self.graph.is_moot(task) {
+            self.graph.doubtful.push(task);
         }
     }
 
@@ -67,7 +77,7 @@ impl Scope<'_> {
             let state = self.state(task);
             if state == TaskState::Finished {
                 self.release(task);
-            } else if state.is_pending() {
+            } else if state.is_pending() && self.graph.is_moot(task) {
                 self.drop_pending(task);
             }
         }

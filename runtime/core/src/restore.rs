@@ -493,7 +493,7 @@ fn states(graph: &mut Graph, mut kept: Vec<TaskState>, doomed: &[u32]) -> Vec<Ta
         let is_held = !graph.holders(task).is_empty();
         let has_finished = kept[at] == TaskState::Finished;
         let is_gone = has_finished && (is_held || !is_needed);
-        let is_stopped = graph.is_open_ended && !is_needed && kept[at] != TaskState::Failed;
+        let is_stopped = graph.is_moot(task) && kept[at] != TaskState::Failed;
         let is_doomed = doomed.get(at).is_some_and(|failure| *failure != NONE);
         let state = if has_finished && is_held && !graph.is_unneeded(task) {
             TaskState::Finished

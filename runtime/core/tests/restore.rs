@@ -336,6 +336,37 @@ fn a_result_that_the_journal_does_not_know_yet_counts() {
 }
 
 #[test]
+fn what_was_only_read_by_a_result_that_comes_back_does_not_run_again() {
+    // The scheduler died before it had written down that 0, 1 and 3 and then 2 and 4 were done; their
+    // workers had dropped by then what nobody needed any more.
+    let items = [joined(W1), joined(W2), opened(), chunk(two_chains())];
+    let mut cluster = restored_with(500_000, &items);
+    comes_back(&mut cluster, W1, Inventory::default());
+    let inventory = Inventory {
+        held: held(&[2]),
+        queued: vec![(task(3), before(1))],
+        ..Inventory::default()
+    };
+    comes_back(&mut cluster, W2, inventory);
+    assert_eq!(
+        states(&cluster, 6),
+        [Released, Released, Finished, Assigned, Waiting, Ready],
+        "0 and 1 were made for 2 alone"
+    );
+    assert_eq!(cluster.place_tasks(), [5]);
+    let inventory = Inventory {
+        held: held(&[2, 4]),
+        running: vec![(task(3), before(1))],
+        ..Inventory::default()
+    };
+    cluster.react(Event::WorkerSuspected { worker: W2 });
+    let mut told = cancelled(&comes_back(&mut cluster, W2, inventory));
+    told.dedup();
+    assert_eq!(told, [(2, 3)], "even what runs");
+    assert_eq!(cluster.state(3), Released);
+}
+
+#[test]
 fn a_client_that_opens_the_graph_again_hears_everything_again() {
     let error = Arc::new(Diagnostic::new(Code::TaskFailed, "no"));
     let failure = Restored::Failed {
@@ -392,7 +423,8 @@ fn what_was_released_cancelled_or_closed_stays_so() {
     ]);
     assert_eq!(
         states(&cluster, 6),
-        [Released, Released, Released, Failed, Failed, Failed]
+        [Released, Released, Released, Released, Failed, Failed],
+        "3 was for 4 alone"
     );
     let inventory = Inventory {
         held: held(&[2]),
