@@ -31,7 +31,7 @@ impl std::error::Error for Violation {}
 #[derive(Debug, Default)]
 struct Expected {
     held_bytes: u64,
-    held: BTreeSet<TaskRef>,
+    held: Vec<TaskRef>,
     /// Placed tasks by position in the worker's table, and whether they run.
     placed: BTreeMap<u32, (TaskRef, bool)>,
     used: BTreeMap<String, u64>,
@@ -78,23 +78,31 @@ fn check_copies(core: &Core) -> Result<(), Violation> {
     let mut traffic: BTreeMap<WorkerId, (u32, u32)> = BTreeMap::new();
     for (task, transfer) in core.fleet.copies.iter() {
         let is_there = core.state(task) == Some(TaskState::Finished);
-        same(&format!("copied {task} is there"), is_there, true)?;
+        same(format_args!("copied {task} is there"), is_there, true)?;
         let heard = core.fleet.is_heard(transfer.to);
-        same(&format!("fetcher of {task} is heard"), heard, true)?;
+        same(format_args!("fetcher of {task} is heard"), heard, true)?;
         traffic.entry(transfer.to).or_default().0 += 1;
         traffic.entry(transfer.from).or_default().1 += 1;
     }
     let mut pools: BTreeMap<&str, u32> = BTreeMap::new();
     for worker in workers() {
         *pools.entry(&worker.group).or_default() += 1;
-        let place = format!("worker {}", worker.id);
+        let id = worker.id;
         let is_open = worker.is_safe() && !worker.is_paused;
-        same(&format!("{place} is open"), worker.is_open, is_open)?;
+        same(format_args!("worker {id} is open"), worker.is_open, is_open)?;
         let own = core.fleet.copies.traffic(worker.id);
         let expected = traffic.remove(&worker.id).unwrap_or_default();
-        same(&place, (own.incoming, own.outgoing), expected)?;
+        same(
+            format_args!("worker {id}"),
+            (own.incoming, own.outgoing),
+            expected,
+        )?;
         let is_bounded = own.incoming <= COPIES_TO_MAX && own.outgoing <= COPIES_FROM_MAX;
-        same(&format!("copies of {place} are few"), is_bounded, true)?;
+        same(
+            format_args!("copies of worker {id} are few"),
+            is_bounded,
+            true,
+        )?;
     }
     same("copies of workers that are gone", traffic.len(), 0)?;
     let kept = core.fleet.pools.iter().filter(|(_, pool)| pool.workers > 0);
@@ -116,8 +124,8 @@ fn check_retirements(core: &Core) -> Result<(), Violation> {
             let is_unsafe = holders.contains(&worker.id)
                 && !holders.iter().any(|holder| core.fleet.is_safe(*holder));
             let is_seen_to = listed.contains(task) || core.fleet.copies.contains(*task);
-            let what = format!("{task} of retiring worker {} is seen to", worker.id);
-            same(&what, is_seen_to || !is_unsafe, true)?;
+            let what = format_args!("{task} of retiring worker {} is seen to", worker.id);
+            same(what, is_seen_to || !is_unsafe, true)?;
         }
     }
     Ok(())
@@ -172,7 +180,11 @@ fn wrong(what: &str) -> Violation {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "most of them are numbers")]
-fn same<T: PartialEq + fmt::Debug>(what: &str, kept: T, recomputed: T) -> Result<(), Violation> {
+fn same<T: PartialEq + fmt::Debug>(
+    what: impl fmt::Display,
+    kept: T,
+    recomputed: T,
+) -> Result<(), Violation> {
     if kept == recomputed {
         return Ok(());
     }
@@ -185,7 +197,11 @@ fn check_counts(graph: &Graph) -> Result<(), Violation> {
     same("doubtful tasks", graph.doubtful.len(), 0)?;
     for task in graph.foreign_attempts() {
         let is_placed = graph.state[task as usize].is_placed();
-        same(&format!("{task} is at a foreign attempt"), true, is_placed)?;
+        same(
+            format_args!("{task} is at a foreign attempt"),
+            true,
+            is_placed,
+        )?;
     }
     let mut counts = vec![([0_u32; TaskState::COUNT], 0_u64); graph.groups.len()];
     let mut wanted_pending = 0;
@@ -200,12 +216,12 @@ fn check_counts(graph: &Graph) -> Result<(), Violation> {
     }
     for (group, (states, bytes)) in graph.groups.iter().zip(counts) {
         same(
-            &format!("counts of group `{}`", group.name),
+            format_args!("counts of group `{}`", group.name),
             group.counts,
             states,
         )?;
         same(
-            &format!("bytes of group `{}`", group.name),
+            format_args!("bytes of group `{}`", group.name),
             group.bytes,
             bytes,
         )?;
@@ -276,7 +292,7 @@ fn gather(core: &Core, graph: &Graph, task: u32, workers: &mut BTreeMap<WorkerId
     for holder in graph.holders(task) {
         let expected = workers.entry(*holder).or_default();
         expected.held_bytes += graph.bytes[at];
-        expected.held.insert(reference);
+        expected.held.push(reference);
     }
     if graph.state[at].is_placed() {
         let expected = workers
@@ -304,12 +320,11 @@ fn check_worker(core: &Core, worker: &Worker, expected: &Expected) -> Result<(),
     let mut digest = Digest::default();
     expected.held.iter().for_each(|task| digest.add_held(*task));
     same("held_digest", worker.held_digest, digest)?;
-    let log: BTreeSet<TaskRef> = worker.held_log.iter().copied().collect();
-    same(
-        "all held results are in the log",
-        expected.held.is_subset(&log),
-        true,
-    )?;
+    let mut log = worker.held_log.clone();
+    log.sort_unstable();
+    let is_logged = |task: &TaskRef| log.binary_search(task).is_ok();
+    let are_logged = expected.held.iter().all(is_logged);
+    same("all held results are in the log", are_logged, true)?;
     let (mut load, mut occupancy, mut started, mut placed) = (0, 0, 0, BTreeMap::new());
     let mut may_be_over = false;
     for (position, entry) in (0..).zip(&worker.entries) {
@@ -333,9 +348,9 @@ fn check_worker(core: &Core, worker: &Worker, expected: &Expected) -> Result<(),
     same("started", worker.started, started)?;
     for offer in &worker.offers {
         let used = expected.used.get(&offer.name).copied().unwrap_or(0);
-        same(&format!("use of `{}`", offer.name), offer.used, used)?;
+        same(format_args!("use of `{}`", offer.name), offer.used, used)?;
         same(
-            &format!("`{}` is within its bound", offer.name),
+            format_args!("`{}` is within its bound", offer.name),
             used <= offer.total || may_be_over,
             true,
         )?;
@@ -344,7 +359,7 @@ fn check_worker(core: &Core, worker: &Worker, expected: &Expected) -> Result<(),
 }
 
 fn check_classes(core: &Core) -> Result<(), Violation> {
-    let mut ready: BTreeMap<u32, BTreeSet<TaskRef>> = BTreeMap::new();
+    let mut ready: BTreeMap<u32, Vec<TaskRef>> = BTreeMap::new();
     let mut used = BTreeSet::new();
     for graph in core.graphs.values() {
         used.extend(graph.classes.iter().copied());
@@ -353,28 +368,31 @@ fn check_classes(core: &Core) -> Result<(), Violation> {
             ready
                 .entry(graph.class_of(task))
                 .or_default()
-                .insert(graph.task_ref(task));
+                .push(graph.task_ref(task));
         }
     }
     for (index, class) in core.classes.iter() {
-        same(&format!("class {index} is used"), used.remove(&index), true)?;
+        same(
+            format_args!("class {index} is used"),
+            used.remove(&index),
+            true,
+        )?;
         let expected = ready.remove(&index).unwrap_or_default();
         same(
-            &format!("ready tasks of class {index}"),
+            format_args!("ready tasks of class {index}"),
             class.ready,
             expected.len() as u64,
         )?;
-        let queued: BTreeSet<TaskRef> = class
-            .queue
-            .iter()
-            .map(|(graph, task)| TaskRef {
-                graph,
-                task: TaskIndex(task),
-            })
-            .collect();
+        let queued = class.queue.iter().map(|(graph, task)| TaskRef {
+            graph,
+            task: TaskIndex(task),
+        });
+        let mut queued: Vec<TaskRef> = queued.collect();
+        queued.sort_unstable();
+        let is_queued = |task: &TaskRef| queued.binary_search(task).is_ok();
         same(
-            &format!("ready tasks of class {index} are queued"),
-            expected.is_subset(&queued),
+            format_args!("ready tasks of class {index} are queued"),
+            expected.iter().all(is_queued),
             true,
         )?;
         let mut eligible = class.eligible.clone();
@@ -383,7 +401,7 @@ fn check_classes(core: &Core) -> Result<(), Violation> {
         let admitted = core.fleet.iter().filter(|(_, worker)| admits(worker));
         let admitted: Vec<u32> = admitted.map(|(place, _)| place).collect();
         same(
-            &format!("eligible workers of class {index}"),
+            format_args!("eligible workers of class {index}"),
             eligible,
             admitted,
         )?;
