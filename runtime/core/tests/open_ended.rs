@@ -365,3 +365,26 @@ fn a_death_that_fails_one_task_does_not_bring_back_what_only_that_one_needed() {
         assert_eq!(cluster.state(order[1]), Released);
     }
 }
+
+#[test]
+fn a_death_counts_against_all_that_ran_also_if_it_makes_one_of_them_needless() {
+    let graph = plan().task("bad").task("worse").task("sum");
+    let config = CoreConfig {
+        crash_limit: 0,
+        ..CoreConfig::default()
+    };
+    let mut cluster = Cluster::with(config).workers(1, slots(2));
+    cluster.react(Event::GraphOpened {
+        client: CLIENT,
+        name: "futures".into(),
+        is_open_ended: true,
+    });
+    cluster.send(graph.reads(&[0, 1]).wants(&[2]).unfinished());
+    cluster.place();
+    cluster.start(0);
+    cluster.start(1);
+    cluster.die(WorkerId(1));
+    // Needed again, it does not run again.
+    let effects = cluster.send(more().wants(&[1]));
+    assert!(is_failed(&effects, 1, Code::TaskKilledWorkers, true));
+}

@@ -62,3 +62,13 @@ fn a_graph_whose_closing_was_not_durable_is_there_again() {
          tells_gone=1 crash_limit=255 grace=500 suspect=10000 rerun=2000 delay=200",
     );
 }
+
+/// A worker died of two tasks. The first one failed, so nobody needed the second any more; when it
+/// was needed again, its death had been forgotten.
+#[test]
+fn a_death_is_not_forgotten_by_a_task_that_nobody_needs_just_then() {
+    holds(
+        "seed=1004723 graphs=1 tasks=28 workers=1 faults=9 without=0+1+3+4+5+6+7 failures=0 tight=0 \
+         fickle=1 tells_gone=1 crash_limit=0 grace=60000 suspect=10000 rerun=200 delay=60000 open=1",
+    );
+}

@@ -1,5 +1,6 @@
 //! Events of workers: joined, lost; and since when they have nothing to do.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use oxidask_diagnostic::{Code, Diagnostic};
@@ -7,7 +8,7 @@ use oxidask_diagnostic::{Code, Diagnostic};
 use crate::effect::Effect;
 use crate::event::{WorkerInfo, WorkerLoss};
 use crate::fleet::Worker;
-use crate::ids::{Timestamp, WorkerId};
+use crate::ids::{GraphId, Timestamp, WorkerId};
 use crate::machine::Core;
 use crate::react::{retire, suspect};
 use crate::restore::Restored;
@@ -70,7 +71,6 @@ pub(super) fn lost(
     for held in &record.held_log {
         if let Some(mut scope) = core.scope(held.graph, effects) {
             scope.lose(held.task.0, worker);
-            scope.conclude();
         }
     }
     for entry in record.entries.iter().flatten() {
@@ -86,9 +86,18 @@ pub(super) fn lost(
             }
             WorkerLoss::Died(_) | WorkerLoss::Retired => scope.requeue(task),
         }
-        scope.conclude();
     }
     blame_rerun(core, &record, loss, effects);
+    // Only when all are blamed: what nobody needs any more because another one has failed may be
+    // needed again, and must not have forgotten then that a worker died of it.
+    let entries = record.entries.iter().flatten().map(|entry| &entry.task);
+    let touched = record.held_log.iter().chain(entries).chain(&record.rerun);
+    let graphs: BTreeSet<GraphId> = touched.map(|task| task.graph).collect();
+    for graph in graphs {
+        if let Some(mut scope) = core.scope(graph, effects) {
+            scope.conclude();
+        }
+    }
 }
 
 /// What ran on a worker when it was lost of sight runs elsewhere since. Now that it is known to have
@@ -100,7 +109,6 @@ fn blame_rerun(core: &mut Core, record: &Worker, loss: &WorkerLoss, effects: &mu
     for task in &record.rerun {
         if let Some(mut scope) = core.scope(task.graph, effects) {
             scope.crashed_before(task.task.0, &record.name, reason);
-            scope.conclude();
         }
     }
 }
