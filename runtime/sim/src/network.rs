@@ -18,6 +18,9 @@ pub(crate) type Place = usize;
 
 /// Some messages take so many times longer.
 const LATE_FACTOR: u64 = 20;
+/// Longer than that is a fault: a late welcome, the time until the first beat and a late beat are not
+/// yet the silence by which a worker becomes a suspect.
+const LATE_MICROS_MAX: u64 = 700_000;
 
 /// What happens at a moment of virtual time.
 #[derive(Debug)]
@@ -180,7 +183,7 @@ impl World {
     pub(crate) fn delay(&mut self) -> u64 {
         let usual = u64::from(self.config.delay_micros);
         let most = if self.random.chance(50) {
-            LATE_FACTOR * usual
+            (LATE_FACTOR * usual).min(LATE_MICROS_MAX)
         } else {
             usual
         };
