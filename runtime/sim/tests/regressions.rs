@@ -72,3 +72,14 @@ fn a_death_is_not_forgotten_by_a_task_that_nobody_needs_just_then() {
          fickle=1 tells_gone=1 crash_limit=0 grace=60000 suspect=10000 rerun=200 delay=60000 open=1",
     );
 }
+
+/// A rule of the simulator was too strict here: an order to stop was lost, so a worker that was told
+/// to go still ran what had been begun elsewhere since.
+#[test]
+fn a_worker_may_go_although_it_runs_what_counts_elsewhere() {
+    holds(
+        "seed=1022846 graphs=3 tasks=14 workers=1 faults=23 without=0+4+6+7+8+10+11+13+15+16+18+20+21 \
+         failures=1 tight=0 fickle=0 tells_gone=1 crash_limit=255 grace=500 suspect=1000 rerun=2000 \
+         delay=2000 open=1",
+    );
+}
