@@ -1,21 +1,25 @@
 //! Who needs what: results and tasks that nobody needs go.
 //!
 //! A task is *needed* while the client wants its result or a pending task reads it. Owns the rule when
-//! what is not needed goes: in a sealed graph results at once and pending tasks at the end of each
-//! reaction; before that nothing, since a later chunk may read it; in an open-ended graph both at the
-//! end of each reaction. There a released task, whether it ever ran or not, is computed when a later
-//! chunk needs it. What has failed stays so.
+//! what is not needed goes: results and pending tasks, at the end of each reaction, as soon as nobody
+//! can come who needs them: in an open-ended graph always, otherwise once the graph is sealed. In an
+//! open-ended graph a released task, whether it ever ran or not, is computed when a later chunk needs
+//! it. What has failed stays so.
 //!
 //! A task of a sealed graph that nobody ever read or wanted runs for what it does, not for its result:
 //! it stays. One whose readers have all ended without it does not: they may have failed, or turned out
 //! to be done when a worker came back with what an earlier scheduler did not live to write down.
 //!
 //! Invariants between events: no result is kept that may go, no task is pending that is moot, and
-//! `Graph::doubtful` is empty. Cascades use that list, never recursion. Within a reaction nothing of an
-//! open-ended graph goes: the rest of the same chunk may want it.
+//! `Graph::doubtful` is empty. Cascades use that list, never recursion. Nothing goes before the end of
+//! a reaction: the rest of the same message may need it.
+
+use std::collections::BTreeSet;
 
 use crate::effect::Effect;
 use crate::graph::{Graph, NONE};
+use crate::ids::GraphId;
+use crate::machine::Core;
 use crate::scope::Scope;
 use crate::transitions::TaskState;
 
@@ -42,6 +46,15 @@ impl Graph {
     }
 }
 
+/// Ends a reaction to what concerned several tasks of several graphs.
+pub(crate) fn conclude_all(core: &mut Core, graphs: BTreeSet<GraphId>, effects: &mut Vec<Effect>) {
+    for graph in graphs {
+        if let Some(mut scope) = core.scope(graph, effects) {
+            scope.conclude();
+        }
+    }
+}
+
 impl Scope<'_> {
     /// A task is no longer pending: its inputs have a consumer less.
     pub(crate) fn settle_inputs(&mut self, task: u32) {
@@ -54,15 +67,10 @@ impl Scope<'_> {
         }
     }
 
-    /// A task may have become one that nobody needs: a result of a sealed graph goes now, anything
-    /// else at the end of the reaction.
+    /// A task may have become one that nobody needs: it is looked at again at the end of the reaction.
     pub(crate) fn release_if_unneeded(&mut self, task: u32) {
-        if !self.graph.is_unneeded(task) {
-            return;
-        }
-        if !self.graph.is_open_ended && self.state(task) == TaskState::Finished {
-            self.release(task);
-        } else if self.graph.is_moot(task) {
+        let is_result = self.state(task) == TaskState::Finished;
+        if self.graph.is_moot(task) || (is_result && self.graph.is_unneeded(task)) {
             self.graph.doubtful.push(task);
         }
     }

@@ -376,6 +376,8 @@ impl World {
             Stage::Working if self.is_healed && self.is_all_done() => {
                 self.stage = Stage::Settling(self.now + SETTLE_MICROS);
             }
+            // Somebody was given up meanwhile, and with him a result that is wanted.
+            Stage::Settling(_) if !self.is_all_done() => self.stage = Stage::Working,
             Stage::Settling(until) if self.now >= until => {
                 self.check_rest();
                 for run in 0..self.runs.len() {

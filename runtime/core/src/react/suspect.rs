@@ -11,6 +11,7 @@ use crate::effect::Effect;
 use crate::event::{Inventory, WorkerLoss};
 use crate::ids::{Attempt, TaskRef, Timestamp, WorkerId};
 use crate::machine::Core;
+use crate::needs::conclude_all;
 use crate::react::{retire, worker};
 use crate::transitions::TaskState;
 
@@ -54,8 +55,19 @@ pub(super) fn returned(
         record.suspect_since = None;
         record.rerun.clear();
     });
+    let believed: Vec<TaskRef> = core.fleet.at(place).map_or_else(Vec::new, |record| {
+        let entries = record.entries.iter().flatten().map(|entry| entry.task);
+        record.held_log.iter().copied().chain(entries).collect()
+    });
     settle_results(core, place, &inventory.held, effects);
     settle_attempts(core, place, inventory, effects);
+    // Not before all is settled: what one of the results made needless another one that is missing
+    // may need.
+    let held = inventory.held.iter().map(|(task, _)| task);
+    let attempts = inventory.running.iter().chain(&inventory.queued);
+    let said = held.chain(attempts.map(|(task, _)| task));
+    let graphs = said.chain(&believed).map(|task| task.graph).collect();
+    conclude_all(core, graphs, effects);
     retire::look_again(core, place);
 }
 
@@ -83,7 +95,6 @@ fn settle_results(core: &mut Core, place: u32, held: &[(TaskRef, u64)], effects:
                     scope.cancel(task.task.0);
                 }
                 scope.adopt(task.task.0, place, bytes, 0);
-                scope.conclude();
             }
             _ => effects.push(Effect::Release { worker, task }),
         }
@@ -92,7 +103,6 @@ fn settle_results(core: &mut Core, place: u32, held: &[(TaskRef, u64)], effects:
     for task in believed.difference(&held) {
         if let Some(mut scope) = core.scope(task.graph, effects) {
             scope.lose(task.task.0, worker);
-            scope.conclude();
         }
     }
 }
@@ -130,7 +140,6 @@ fn settle_attempts(core: &mut Core, place: u32, inventory: &Inventory, effects: 
             && scope.is_at(task.task.0, worker)
         {
             scope.requeue(task.task.0);
-            scope.conclude();
         }
     }
 }

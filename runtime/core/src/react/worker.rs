@@ -1,6 +1,5 @@
 //! Events of workers: joined, lost; and since when they have nothing to do.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use oxidask_diagnostic::{Code, Diagnostic};
@@ -8,8 +7,9 @@ use oxidask_diagnostic::{Code, Diagnostic};
 use crate::effect::Effect;
 use crate::event::{WorkerInfo, WorkerLoss};
 use crate::fleet::Worker;
-use crate::ids::{GraphId, Timestamp, WorkerId};
+use crate::ids::{Timestamp, WorkerId};
 use crate::machine::Core;
+use crate::needs::conclude_all;
 use crate::react::{retire, suspect};
 use crate::restore::Restored;
 use crate::transitions::TaskState;
@@ -92,12 +92,8 @@ pub(super) fn lost(
     // needed again, and must not have forgotten then that a worker died of it.
     let entries = record.entries.iter().flatten().map(|entry| &entry.task);
     let touched = record.held_log.iter().chain(entries).chain(&record.rerun);
-    let graphs: BTreeSet<GraphId> = touched.map(|task| task.graph).collect();
-    for graph in graphs {
-        if let Some(mut scope) = core.scope(graph, effects) {
-            scope.conclude();
-        }
-    }
+    let graphs = touched.map(|task| task.graph).collect();
+    conclude_all(core, graphs, effects);
 }
 
 /// What ran on a worker when it was lost of sight runs elsewhere since. Now that it is known to have
