@@ -75,17 +75,32 @@ impl Watch {
         causes: &Causes,
     ) -> Result<(), String> {
         let may_be_back = !causes.ended.is_empty();
+        if may_be_back
+            && self
+                .task(task)
+                .is_some_and(|it| it.state == TaskState::Released)
+        {
+            self.went_back(task);
+            self.again += 1;
+        }
         let Some(known) = self.task(task) else {
             return Ok(());
         };
-        let is_newer = known.newest.is_none_or(|before| before < attempt);
-        let was_ready =
-            known.state == TaskState::Ready || (may_be_back && known.state == TaskState::Waiting);
+        let (state, newest) = (known.state, known.newest);
+        let is_newer = newest.is_none_or(|before| before < attempt);
+        // What is moved at a deadline may have to be made again from the beginning.
+        let was_ready = match state {
+            TaskState::Ready => true,
+            TaskState::Waiting | TaskState::Released => may_be_back,
+            _ => false,
+        };
         known.current = Some((worker, attempt));
         known.newest = Some(attempt);
         known.state = TaskState::Assigned;
         if !is_newer || !was_ready {
-            return Err(format!("{task} is assigned as {attempt:?} without need"));
+            return Err(format!(
+                "{task} is assigned as {attempt:?} without need: it was {state:?} after {newest:?}"
+            ));
         }
         Ok(())
     }
