@@ -179,13 +179,13 @@ fn artifacts(binaries: &Path) -> PathBuf {
 }
 
 /// A process of its own that ends the lab when this one is gone.
-struct Guard {
+pub(crate) struct Guard {
     process: Child,
     lab: PathBuf,
 }
 
 impl Guard {
-    fn start(lab: &Path, name: &str) -> Result<Self, Failure> {
+    pub(crate) fn start(lab: &Path, name: &str) -> Result<Self, Failure> {
         let process = Command::new("sh")
             .args(["-c", GUARD])
             .arg(lab)
@@ -198,7 +198,7 @@ impl Guard {
     }
 
     /// Takes the lab down; if that fails, the guard tries again.
-    fn down(mut self, name: &str) -> Result<(), Failure> {
+    pub(crate) fn down(mut self, name: &str) -> Result<(), Failure> {
         let down = run_command(Command::new(&self.lab).args(["down", "--name", name]));
         if let Some(mut stdin) = self.process.stdin.take()
             && down.is_ok()

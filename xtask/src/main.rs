@@ -50,7 +50,7 @@ usage: cargo xtask COMMAND
                     [--only tpch,csv,join,tree,tasks,kill] [--record]
   bench faults      seconds until all is well after a kill, and costs  [--runs N] [--only LOADS]
   bench operator    pods per second, costs and delays of the operator  [--runs N] [--only LOADS]
-                    [--small] [--record]
+                    [--small] [--record]; --lab: on a real API server, beside a bare client
   bench python      stock Dask code beside Dask's own cluster    [--repetitions N] [--only NAMES] [--small]
   bench kubernetes  seconds from apply to a ready cluster, to a job's first result  [--runs N]
   sim --seeds N     scheduler and workers in virtual time, a run a seed   [--from K]

@@ -1,8 +1,10 @@
-//! `oxidask-operator-bench`: the operator's process against an API server in memory.
+//! `oxidask-operator-bench`: the operator's process against an API server in memory, or a real one.
 //!
 //! Owns the loads and their table. Every load has a server and an operator of its own and measures
-//! from outside: what the server was asked, and what the kernel says of the process.
+//! from outside: what the server was asked, and what the kernel says of the process. The one on a real
+//! server has that server to itself.
 
+mod apiserver;
 mod backlog;
 mod creation;
 mod figure;
@@ -35,6 +37,9 @@ struct Arguments {
     /// Only these figures
     #[arg(long, value_delimiter = ',')]
     only: Vec<Load>,
+    /// Only pods on the real API server that this file leads to; the definitions must be there
+    #[arg(long, conflicts_with = "only")]
+    kubeconfig: Option<PathBuf>,
     /// A tenth of every size, to try the bench itself
     #[arg(long)]
     small: bool,
@@ -89,6 +94,8 @@ impl Settings {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // It fails only if there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -104,24 +111,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         runs: arguments.runs,
         is_small: arguments.small,
     };
-    let wanted = ALL
-        .into_iter()
-        .filter(|load| arguments.only.is_empty() || arguments.only.contains(load));
-    let mut figures: Vec<Figure> = Vec::new();
-    for load in wanted {
-        let measured = match load {
-            Load::Creation => creation::pods(&settings).await?,
-            Load::Cost => creation::cost(&settings).await?,
-            Load::Steady => steady::unchanged(&settings).await?,
-            Load::Neighbour => steady::neighbour(&settings).await?,
-            Load::Restart => restart::measure(&settings).await?,
-            Load::Backlog => backlog::measure(&settings).await?,
-        };
-        for figure in &measured {
-            say(&figure.row());
-        }
-        figures.extend(measured);
-    }
+    let figures = match &arguments.kubeconfig {
+        Some(kubeconfig) => apiserver::rate(&settings, kubeconfig).await?,
+        None => in_memory(&settings, &arguments.only).await?,
+    };
     let table = figure::table(&figures, &arguments.note);
     say(&format!("\n{table}"));
     if let Some(file) = &arguments.record {
@@ -130,6 +123,29 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         std::fs::write(file.with_extension("json"), format!("{raw:#}\n"))?;
     }
     Ok(())
+}
+
+/// The loads whose API server is a part of this program.
+async fn in_memory(settings: &Settings, only: &[Load]) -> Result<Vec<Figure>, Failure> {
+    let wanted = ALL
+        .into_iter()
+        .filter(|load| only.is_empty() || only.contains(load));
+    let mut figures: Vec<Figure> = Vec::new();
+    for load in wanted {
+        let measured = match load {
+            Load::Creation => creation::pods(settings).await?,
+            Load::Cost => creation::cost(settings).await?,
+            Load::Steady => steady::unchanged(settings).await?,
+            Load::Neighbour => steady::neighbour(settings).await?,
+            Load::Restart => restart::measure(settings).await?,
+            Load::Backlog => backlog::measure(settings).await?,
+        };
+        for figure in &measured {
+            say(&figure.row());
+        }
+        figures.extend(measured);
+    }
+    Ok(figures)
 }
 
 /// Prints a line; a reader that went away does not end a measurement.

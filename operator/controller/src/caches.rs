@@ -16,6 +16,7 @@ use oxidask_operator_api::kubernetes::{DaskAutoscaler, DaskCluster, DaskJob, Das
 use tokio::sync::Notify;
 
 use crate::cache::{Cache, ClusterKey, Feed};
+use crate::doubts::Doubts;
 use crate::route::labelled;
 
 /// The readers' sides.
@@ -35,6 +36,8 @@ pub(crate) struct Caches {
     pub(crate) accounts: Arc<Cache<ServiceAccount>>,
     /// Woken at every change of any of them.
     pub(crate) changed: Notify,
+    /// Kinds whose watch may have lost something.
+    pub(crate) doubts: Doubts,
 }
 
 /// What fills the caches.
@@ -106,6 +109,7 @@ impl Caches {
             policies,
             accounts,
             changed: Notify::new(),
+            doubts: Doubts::new(),
         };
         (feeds, caches)
     }

@@ -291,7 +291,7 @@ async fn write_status<K: Operated>(
 }
 
 /// Waits until the caches show everything that was written, so that the next round does not plan
-/// from yesterday's snapshot. False if that took too long.
+/// from yesterday's snapshot. False if that took too long; then what is missing is listed anew.
 pub(crate) async fn settle(context: &Context, written: Vec<Written>) -> bool {
     let mut missing = written;
     let shown = async {
@@ -320,6 +320,9 @@ pub(crate) async fn settle(context: &Context, written: Vec<Written>) -> bool {
         .is_ok()
     {
         return true;
+    }
+    for written in &missing {
+        context.caches.doubts.doubt(written.kind.kind());
     }
     let names: BTreeSet<&str> = missing.iter().map(|it| it.name.as_str()).collect();
     tracing::debug!(?names, "the caches do not show yet what was written");

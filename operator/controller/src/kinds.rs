@@ -1,6 +1,7 @@
 //! The kinds that are reconciled: how each is observed and which planner plans it.
 
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fmt, iter};
 
 use k8s_openapi::NamespaceResourceScope;
@@ -26,6 +27,12 @@ use crate::context::Context;
 use crate::error::OperatorError;
 use crate::queue::Target;
 use crate::{link, secrets, warnings};
+
+/// Between two turns of an object that is changed by others meanwhile.
+const DISTANCE: Duration = Duration::from_millis(200);
+/// For each pod that a cluster has or is to have.
+const DISTANCE_PER_POD: Duration = Duration::from_millis(5);
+const DISTANCE_MAX: Duration = Duration::from_secs(1);
 
 const SCHEDULER: &str = "scheduler";
 const WORKER: &str = "worker";
@@ -55,6 +62,11 @@ pub(crate) trait Operated:
 
     /// A few words for the log.
     fn summary(status: &Self::Status) -> String;
+
+    /// Between two turns if others change it all the time.
+    fn distance(&self, _caches: &Caches) -> Duration {
+        DISTANCE
+    }
 }
 
 impl Operated for DaskCluster {
@@ -136,6 +148,20 @@ impl Operated for DaskCluster {
 
     fn status(&self) -> Option<&ClusterStatus> {
         self.status.as_ref()
+    }
+
+    /// While many pods come or go, all that a turn does is to count them in the status. To a real API
+    /// server one such write costs as much as three pods.
+    fn distance(&self, caches: &Caches) -> Duration {
+        let key = ClusterKey::new(self.namespace().unwrap_or_default(), self.name_any());
+        let pods = caches.pods.of_cluster(&key).len();
+        let groups = caches.groups.of_cluster(&key);
+        let wanted = groups.iter().filter_map(|group| group.spec.worker.replicas);
+        let wanted = wanted.fold(0, u32::saturating_add);
+        let many = wanted.max(u32::try_from(pods).unwrap_or(u32::MAX));
+        DISTANCE_PER_POD
+            .saturating_mul(many)
+            .clamp(DISTANCE, DISTANCE_MAX)
     }
 
     fn summary(status: &ClusterStatus) -> String {

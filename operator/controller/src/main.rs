@@ -12,6 +12,7 @@ mod controllers;
 mod dask;
 mod definitions;
 mod discovery;
+mod doubts;
 mod error;
 mod execute;
 mod health;

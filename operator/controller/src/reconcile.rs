@@ -19,9 +19,6 @@ use crate::turns::in_lane;
 /// change, so that an object that changes all the time is not put off for ever.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Between two turns of an object that is changed by others meanwhile.
-const DISTANCE: Duration = Duration::from_millis(200);
-
 /// How often it is looked whether somebody is in a hurry meanwhile.
 const GATHER_STEP: Duration = Duration::from_millis(5);
 
@@ -60,7 +57,7 @@ pub(crate) async fn reconcile<K: Operated>(
 ) -> Result<Action, Failure> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let target = K::target(namespace.clone(), name.clone());
-    gather(&context, &target).await;
+    gather(&context, &target, object.distance(&context.caches)).await;
     let kind = target.kind();
     let waited = context.queues.taken(&target);
     context.metrics.waited(kind, waited.map(|it| it.time));
@@ -103,9 +100,9 @@ pub(crate) async fn reconcile<K: Operated>(
 
 /// Lets changes that come together come, unless somebody is in a hurry. An object that changes all
 /// the time, such as a group whose pods come up, has its turns at some distance.
-async fn gather(context: &Context, target: &Target) {
-    let since = context.queues.since_last(target).unwrap_or(DISTANCE);
-    let mut left = GATHER.max(DISTANCE.saturating_sub(since));
+async fn gather(context: &Context, target: &Target, distance: Duration) {
+    let since = context.queues.since_last(target).unwrap_or(distance);
+    let mut left = GATHER.max(distance.saturating_sub(since));
     while !left.is_zero() && !context.queues.is_urgent(target) {
         tokio::time::sleep(GATHER_STEP).await;
         left = left.saturating_sub(GATHER_STEP);
@@ -120,6 +117,7 @@ async fn rounds<K: Operated>(
     uid: &str,
 ) -> Result<Done, OperatorError> {
     let mut done = Done::default();
+    let mut has_only_told = false;
     for _ in 0..ROUNDS_MAX {
         let current = K::cache(&context.caches).get(namespace, name);
         // Another object that took the name has a turn of its own.
@@ -143,6 +141,13 @@ async fn rounds<K: Operated>(
             return Ok(done);
         }
         let is_last = done.refused.is_some();
+        let only_tells = plan.is_status_only();
+        if only_tells && has_only_told && !is_last {
+            // Others change it faster than it can be told.
+            done.look_again = Some(look_again.min(object.distance(&context.caches)));
+            return Ok(done);
+        }
+        has_only_told = only_tells;
         let outcome = carry_out(context, &*object, plan).await?;
         done.is_changed |= outcome.is_changed;
         let mut is_news = false;

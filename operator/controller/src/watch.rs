@@ -3,7 +3,6 @@
 //! Never ends by itself: an error is said once for each reason, and the watch goes on later.
 
 use std::fmt;
-use std::pin::pin;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -68,9 +67,21 @@ pub(crate) async fn watch<W, K>(
         ..watcher::Config::default()
     };
     let what = watching.name::<K>();
-    let mut events = pin!(watcher(api, config));
+    let kind = K::kind(&());
+    let mut doubts = watching.context.caches.doubts.subscribe();
+    let mut events = Box::pin(watcher(api.clone(), config.clone()));
     let mut failures = 0;
-    while let Some(event) = events.next().await {
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            doubted = doubts.recv() => {
+                if doubted.is_ok_and(|doubted| doubted == kind) {
+                    events = Box::pin(watcher(api.clone(), config.clone()));
+                }
+                continue;
+            }
+        };
+        let Some(event) = event else { return };
         match event {
             Ok(event) => {
                 // The start of a list says nothing yet.

@@ -84,8 +84,11 @@ impl<S> Default for Plan<S> {
 impl<S> Plan<S> {
     /// True when there is nothing to do before something changes or `wake_after` has passed.
     pub fn is_empty(&self) -> bool {
+        self.status.is_none() && self.does_nothing()
+    }
+
+    fn does_nothing(&self) -> bool {
         self.metadata.is_empty()
-            && self.status.is_none()
             && self.certificates.is_none()
             && self.apply.is_empty()
             && self.scale.is_empty()
@@ -93,6 +96,11 @@ impl<S> Plan<S> {
             && self.ended.is_empty()
             && self.delete.is_empty()
             && self.events.is_empty()
+    }
+
+    /// True when all there is to do is to say how things stand.
+    pub fn is_status_only(&self) -> bool {
+        self.status.is_some() && self.does_nothing()
     }
 
     /// Plans again no later than that.

@@ -186,7 +186,7 @@ async fn who_is_in_a_hurry_does_not_wait_for_further_changes() {
     // A hundred turns of gathering would take two seconds.
     let began = Instant::now();
     for _ in 0..100 {
-        gather(&context, &target).await;
+        gather(&context, &target, Duration::from_millis(200)).await;
     }
     assert!(
         began.elapsed() < Duration::from_secs(1),
@@ -194,4 +194,20 @@ async fn who_is_in_a_hurry_does_not_wait_for_further_changes() {
         began.elapsed()
     );
     drop(group);
+}
+
+#[tokio::test]
+async fn a_large_cluster_says_less_often_how_many_of_its_pods_are_there() {
+    let (context, mut feeds, _log, group) = scene(stored);
+    let of_three = cluster().distance(&context.caches);
+    assert_eq!(group.distance(&context.caches), of_three);
+    let mut grown = DaskWorkerGroup::clone(&group);
+    grown.spec.worker.replicas = Some(100);
+    feeds.groups.take(&Event::Apply(grown.clone()));
+    let of_hundred = cluster().distance(&context.caches);
+    grown.spec.worker.replicas = Some(10_000);
+    feeds.groups.take(&Event::Apply(grown));
+    let of_many = cluster().distance(&context.caches);
+    assert!(of_three < of_hundred && of_hundred < of_many);
+    assert_eq!(of_many, Duration::from_secs(1));
 }
