@@ -86,6 +86,21 @@ async fn a_job_ends_well_whichever_write_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_watch_never_tells_is_listed() {
+    let stage = Stage::new().await;
+    let deaf = What::LoseEvents(u64::MAX);
+    stage.fake.set_faults(vec![Fault {
+        times_max: 1,
+        ..Fault::new(On::kind("Service", &[Verb::Watch]), When::Always, deaf)
+    }]);
+    let _operator = stage.operator();
+    stage.cluster("c", 2);
+    // The watch itself ends much later.
+    stage.until_whole("c", 2).await;
+    assert_eq!(stage.fake.struck(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_group_of_its_own_grows_whichever_write_fails() {
     let stage = Stage::new().await;
     let _operator = stage.operator();
