@@ -7,7 +7,8 @@ use std::process::Command;
 
 use super::measured::Options;
 use crate::Failure;
-use crate::process::{binaries_dir, cargo, run as run_command};
+use crate::packages::RUNTIME;
+use crate::process::{binaries_dir, run as run_command};
 
 /// Options that the bench program takes as they are.
 const PASSED_ON: &[&str] = &["--runs", "--only"];
@@ -15,8 +16,8 @@ const PASSED_ON: &[&str] = &["--runs", "--only"];
 /// Builds, and measures.
 pub(crate) fn run(root: &Path, words: &[&str]) -> Result<(), Failure> {
     let options = parse(words)?;
-    let packages = ["--package", "oxidask", "--package", "oxidask-bench"];
-    run_command(cargo(root, &["build", "--release"]).args(packages))?;
+    // The whole family: a part of it would be built with other features, and so a second time.
+    run_command(&mut RUNTIME.cargo(root, &["build", "--release"]))?;
     let binaries = binaries_dir(root, "release")?;
     let mut bench = Command::new(binaries.join("oxidask-bench"));
     bench.current_dir(root).arg("faults");

@@ -13,7 +13,8 @@ mod tpch;
 use std::path::Path;
 use std::process::Command;
 
-use crate::process::{binaries_dir, cargo, output, run as run_command};
+use crate::packages::RUNTIME;
+use crate::process::{binaries_dir, output, run as run_command};
 use crate::{Failure, say};
 
 pub(crate) use clients::run as clients;
@@ -31,8 +32,8 @@ struct Options {
 /// Runs one load, `e2e` or `transfer`.
 pub(crate) fn run(root: &Path, kind: &str, words: &[&str]) -> Result<(), Failure> {
     let options = parse(words)?;
-    let packages = ["--package", "oxidask", "--package", "oxidask-bench"];
-    run_command(cargo(root, &["build", "--release"]).args(packages))?;
+    // The whole family: a part of it would be built with other features, and so a second time.
+    run_command(&mut RUNTIME.cargo(root, &["build", "--release"]))?;
     let binaries = binaries_dir(root, "release")?;
     let runs = options.runs.to_string();
     let peers = tempfile::tempdir()?;

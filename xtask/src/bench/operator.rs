@@ -49,13 +49,14 @@ fn beside_lab(root: &Path, bench: &mut Command) -> Result<(), Failure> {
     let name = format!("bench-{}", std::process::id());
     let guard = Guard::start(&program, &name)?;
     let kubeconfig = lab::kubeconfig(&name);
-    let measured = run_command(Command::new(&program).args(["up", "--nodes", "1", "--name", &name]))
-        .and_then(|()| {
-            let mut apply = Command::new("kubectl");
-            apply.current_dir(root).env("KUBECONFIG", &kubeconfig);
-            run_command(apply.args(["apply", "--server-side", "--kustomize", "crds"]))
-        })
-        .and_then(|()| run_command(bench.arg("--kubeconfig").arg(&kubeconfig)));
+    let measured =
+        run_command(Command::new(&program).args(["up", "--nodes", "1", "--name", &name]))
+            .and_then(|()| {
+                let mut apply = Command::new("kubectl");
+                apply.current_dir(root).env("KUBECONFIG", &kubeconfig);
+                run_command(apply.args(["apply", "--server-side", "--kustomize", "crds"]))
+            })
+            .and_then(|()| run_command(bench.arg("--kubeconfig").arg(&kubeconfig)));
     let down = guard.down(&name);
     measured.and(down)
 }
