@@ -115,6 +115,7 @@ impl Answers {
                 worker,
                 task,
                 attempt,
+                ..
             } = effect
             {
                 let report = TaskReport::Finished {

@@ -127,6 +127,9 @@ pub enum Effect {
         task: TaskRef,
         /// The attempt.
         attempt: Attempt,
+        /// When it is the task's turn among those of its graph with the same priority: smaller first,
+        /// of equals the first to arrive.
+        turn: u32,
     },
     /// Give the attempt back if it has not started; answered by `Retracted`, or by its end.
     Retract {

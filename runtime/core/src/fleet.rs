@@ -5,16 +5,21 @@
 //! `is_open`, `suspects` and `retiring` follow from the standing of the workers, which only
 //! [`Fleet::restand`] changes. Never looks into a graph.
 
+use std::cmp::Reverse;
+
 use crate::digest::{AttemptState, Digest};
 use crate::drain::{Copies, Retirement};
 use crate::event::WorkerInfo;
 use crate::ids::{IdMap, TaskRef, Timestamp, WorkerId};
+use crate::place::Rank;
 use crate::pools::Pools;
 
 /// Slots that a worker can have; more are not used.
 pub(crate) const WORKER_SLOTS_MAX: u32 = 65_536;
 /// Tasks of one slot that may wait at each slot of a worker.
 pub(crate) const QUEUE_DEPTH_MAX: u64 = 1_024;
+/// Tasks of a worker with more are not looked at one by one when a task is placed.
+const ENTRIES_LOOKED_AT_MAX: usize = 32;
 /// Entries of `held_log` beyond twice the results held, before it is cleaned.
 const HELD_LOG_SLACK: usize = 1_024;
 
@@ -33,11 +38,16 @@ pub(crate) enum Hold {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
     pub(crate) task: TaskRef,
+    pub(crate) priority: i32,
+    /// As it was when the task was handed over.
+    pub(crate) turn: u32,
     /// What its run is expected to take.
     pub(crate) expected_micros: u32,
     /// Slots it takes there.
     pub(crate) slots: u32,
     pub(crate) is_started: bool,
+    /// Since when it runs, as far as is known here; none while others keep it waiting.
+    pub(crate) begun_at: Option<Timestamp>,
     pub(crate) hold: Hold,
     /// How many tasks of its graph had finished when it was handed over.
     pub(crate) finishes_before: u64,
@@ -53,9 +63,28 @@ impl Entry {
         }
     }
 
+    /// Its place in the order in which the worker starts tasks.
+    fn rank(&self) -> Rank {
+        let TaskRef { graph, task } = self.task;
+        (Reverse(self.priority), graph, (self.turn, task.0))
+    }
+
     /// Its part in the occupancy of the worker.
     fn occupancy(&self) -> u64 {
         u64::from(self.expected_micros) * u64::from(self.slots)
+    }
+
+    /// How much longer a run that began then is expected to take. It may end at any moment once it has
+    /// taken as long as expected; one that takes more than twice as long may go on for long.
+    fn remaining_micros(&self, begun_at: Timestamp, now: Timestamp) -> u64 {
+        let expected = u64::from(self.expected_micros);
+        let elapsed = now.micros_since(begun_at);
+        let is_late = elapsed > 2 * expected;
+        if is_late {
+            elapsed - 2 * expected
+        } else {
+            expected.saturating_sub(elapsed)
+        }
     }
 }
 
@@ -181,13 +210,48 @@ impl Worker {
         self.load + u64::from(slots) <= u64::from(self.slots)
     }
 
-    /// How long a task that comes now is expected to wait.
+    /// How long a task that comes now is expected to wait, without regard to how long the others have
+    /// run already.
     pub(crate) fn wait_micros(&self, slots: u32) -> u64 {
         if self.has_room(slots) {
             0
         } else {
             self.occupancy / u64::from(self.slots)
         }
+    }
+
+    /// How long a task of this rank that comes now is expected to wait: until the first run ends, and
+    /// then as long as those take that go before it. Looks at every entry, unless there are many.
+    pub(crate) fn wait_of_micros(&self, rank: Rank, slots: u32, now: Timestamp) -> u64 {
+        if self.has_room(slots) || self.placed() > ENTRIES_LOOKED_AT_MAX {
+            return self.wait_micros(slots);
+        }
+        let running = self.entries.iter().flatten();
+        let running = running.filter(|entry| entry.hold != Hold::Given);
+        let remaining = running.filter_map(|entry| {
+            let begun_at = entry.begun_at?;
+            Some(entry.remaining_micros(begun_at, now))
+        });
+        let soonest = remaining.min().unwrap_or(0);
+        soonest + self.ahead_of(rank).1 / u64::from(self.slots)
+    }
+
+    /// Slots and occupancy of those that wait and go before a task of this rank.
+    fn ahead_of(&self, rank: Rank) -> (u64, u64) {
+        let ahead = self.entries.iter().flatten();
+        let ahead = ahead.filter(|entry| entry.begun_at.is_none() && entry.rank() < rank);
+        ahead.fold((0, 0), |(slots, occupancy), entry| {
+            (
+                slots + u64::from(entry.slots),
+                occupancy + entry.occupancy(),
+            )
+        })
+    }
+
+    /// Whether so little goes before a task of this rank that it is among the next to start, however
+    /// much waits there.
+    pub(crate) fn is_short_before(&self, rank: Rank) -> bool {
+        self.placed() <= ENTRIES_LOOKED_AT_MAX && self.ahead_of(rank).0 < u64::from(self.slots)
     }
 
     /// Orders workers by how soon a task of one slot could start.
@@ -293,11 +357,12 @@ impl Worker {
     }
 
     /// The task at a position runs now.
-    pub(crate) fn start(&mut self, position: u32) {
+    pub(crate) fn start(&mut self, position: u32, now: Timestamp) {
         if let Some(Some(entry)) = self.entries.get_mut(position as usize)
             && !entry.is_started
         {
             entry.is_started = true;
+            entry.begun_at.get_or_insert(now);
             self.started += 1;
         }
     }
@@ -346,6 +411,10 @@ pub(crate) struct Fleet {
     pub(crate) pools: Pools,
     /// Results that had to be made again: workers no longer had them.
     pub(crate) recomputed: u64,
+    /// Of all workers.
+    pub(crate) slots: u64,
+    /// The time of the last event.
+    pub(crate) now: Timestamp,
 }
 
 impl Fleet {
@@ -353,6 +422,7 @@ impl Fleet {
     pub(crate) fn add(&mut self, id: WorkerId, info: WorkerInfo) -> u32 {
         let worker = Worker::new(id, info);
         self.pools.worker_joined(&worker);
+        self.slots += u64::from(worker.slots);
         let place = if let Some(place) = self.free.pop() {
             self.places[place as usize] = Some(worker);
             place
@@ -371,6 +441,7 @@ impl Fleet {
         self.free.push(place);
         self.changed.push(place);
         let worker = self.places.get_mut(place as usize)?.take()?;
+        self.slots -= u64::from(worker.slots);
         self.suspects -= usize::from(worker.is_suspect());
         self.retiring -= usize::from(worker.is_retiring());
         Some((place, worker))

@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use oxidask_diagnostic::Diagnostic;
 
+use crate::chunk::GraphChunk;
 use crate::column::{Column, grow};
 use crate::group::Group;
 use crate::ids::{
     Attempt, ClientId, GraphId, IdMap, IdSet, TaskIndex, TaskRef, Timestamp, WorkerId,
 };
 use crate::transitions::TaskState;
+use crate::turn::Turns;
 
 /// No entry, in columns of positions.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -23,9 +25,6 @@ pub(crate) const NONE: u32 = u32::MAX;
 const HOLDERS_INLINE: usize = 2;
 /// In `holder_count`: the holders are in `holders_spilled`.
 const SPILLED: u8 = u8::MAX;
-/// Consecutive tasks without inputs that take their turn together: few enough that the results of
-/// large graphs do not pile up, enough that slots do not run dry at the end of small ones.
-const TURN_TASKS: u32 = 32;
 
 /// A result that was reported as lost.
 #[derive(Debug, Clone, Copy, Default)]
@@ -97,9 +96,7 @@ pub(crate) struct Graph {
     pub(crate) group: Vec<u16>,
     pub(crate) requirement: Column<u16>,
     pub(crate) priority: Column<i32>,
-    /// The latest task without inputs that each task needs, over [`TURN_TASKS`], so that what has
-    /// begun is finished before much more is begun; empty while no task has inputs.
-    turn: Vec<u32>,
+    turns: Turns,
     pub(crate) retries: Column<u32>,
     /// Workers that died while they ran the task.
     pub(crate) crashes: Column<u8>,
@@ -171,7 +168,7 @@ impl Graph {
             group: Vec::new(),
             requirement: Column::new(0),
             priority: Column::new(0),
-            turn: Vec::new(),
+            turns: Turns::default(),
             retries: Column::new(0),
             crashes: Column::new(0),
             fetch_failures: Column::new(0),
@@ -207,8 +204,10 @@ impl Graph {
         self.keys.len()
     }
 
-    /// Makes room.
-    pub(crate) fn reserve(&mut self, tasks: usize, edges: usize, key_bytes: usize) {
+    /// Makes room for the tasks of a chunk, which are about to be appended.
+    pub(crate) fn expect(&mut self, chunk: &GraphChunk) {
+        let (tasks, edges) = (chunk.len(), chunk.inputs.len());
+        self.turns.enter(self.len(), chunk);
         grow(&mut self.state, tasks);
         grow(&mut self.is_wanted, tasks);
         grow(&mut self.attempt, tasks);
@@ -216,9 +215,6 @@ impl Graph {
         grow(&mut self.entry, tasks);
         grow(&mut self.body, tasks);
         grow(&mut self.group, tasks);
-        if edges > 0 || !self.turn.is_empty() {
-            grow(&mut self.turn, tasks);
-        }
         grow(&mut self.bytes, tasks);
         grow(&mut self.holder_count, tasks);
         grow(&mut self.holders_inline, tasks);
@@ -229,8 +225,9 @@ impl Graph {
         grow(&mut self.inputs, edges);
         grow(&mut self.edge_consumer, edges);
         grow(&mut self.edge_next, edges);
-        if self.keys.capacity() - self.keys.len() < key_bytes {
-            self.keys.reserve_exact(key_bytes.max(self.keys.len() / 2));
+        if self.keys.capacity() - self.keys.len() < chunk.keys.len() {
+            self.keys
+                .reserve_exact(chunk.keys.len().max(self.keys.len() / 2));
         }
     }
 
@@ -258,26 +255,15 @@ impl Graph {
         self.holders_inline.push([WorkerId(NONE); HOLDERS_INLINE]);
         self.keys.push_str(task.key);
         self.key_ends.push(position(self.keys.len()));
-        let has_turns = !self.turn.is_empty() || !task.inputs.is_empty();
-        if has_turns {
-            let known = position(self.turn.len());
-            self.turn
-                .extend((known..index).map(|task| task / TURN_TASKS));
-        }
         let edges_before = position(self.inputs.len());
-        let mut latest = None;
         for input in task.inputs {
             let at = input.0 as usize;
-            latest = latest.max(Some(self.turn[at]));
             let edge = position(self.inputs.len());
             self.inputs.push(*input);
             self.edge_consumer.push(index);
             self.edge_next.push(self.consumers_head[at]);
             self.consumers_head[at] = edge;
             self.consumers_left[at] += 1;
-        }
-        if has_turns {
-            self.turn.push(latest.unwrap_or(index / TURN_TASKS));
         }
         if !task.inputs.is_empty() {
             self.input_ends.resize(index as usize, edges_before);
@@ -344,10 +330,11 @@ impl Graph {
         )
     }
 
-    /// When it is the task's turn among those of the same priority; of equals the first to arrive.
-    pub(crate) fn turn(&self, task: u32) -> u32 {
-        let turn = self.turn.get(task as usize).copied();
-        turn.unwrap_or(task / TURN_TASKS)
+    /// When it is the task's turn among those of the same priority, if there are so many slots; of
+    /// equals the first to arrive.
+    pub(crate) fn turn(&self, task: u32, slots: u64) -> u32 {
+        let left = u64::from(self.len()).saturating_sub(self.finishes);
+        self.turns.of(task, left, slots)
     }
 
     /// The group of the task.

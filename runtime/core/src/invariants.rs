@@ -74,6 +74,8 @@ fn check_copies(core: &Core) -> Result<(), Violation> {
     let workers = || core.fleet.iter().map(|(_, worker)| worker);
     let count = |is: fn(&Worker) -> bool| workers().filter(|worker| is(worker)).count();
     same("suspects", core.fleet.suspects, count(Worker::is_suspect))?;
+    let slots = core.fleet.iter().map(|(_, worker)| u64::from(worker.slots));
+    same("slots", core.fleet.slots, slots.sum())?;
     same("retiring", core.fleet.retiring, count(Worker::is_retiring))?;
     let mut traffic: BTreeMap<WorkerId, (u32, u32)> = BTreeMap::new();
     for (task, transfer) in core.fleet.copies.iter() {
@@ -338,6 +340,8 @@ fn check_worker(core: &Core, worker: &Worker, expected: &Expected) -> Result<(),
             occupancy += u64::from(slots) * u64::from(entry.expected_micros);
         }
         may_be_over |= entry.hold == Hold::TakenBack;
+        let is_begun = entry.begun_at.is_some() || !entry.is_started;
+        same("what runs has begun", is_begun, true)?;
         started += u32::from(entry.is_started);
         placed.insert(position, (entry.task, entry.is_started));
     }

@@ -33,6 +33,7 @@ mod scope;
 mod secede;
 mod strand;
 mod transitions;
+mod turn;
 mod view;
 
 pub use backlog::{Backlog, ClassBacklog, GroupBacklog};

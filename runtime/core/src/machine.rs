@@ -58,6 +58,7 @@ impl Core {
 
     /// Takes in one event and appends what is to be done.
     pub fn react(&mut self, event: Event, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.fleet.now = now;
         react::react(self, event, now, effects);
     }
 
@@ -68,6 +69,7 @@ impl Core {
             return false;
         }
         self.reunion_until = None;
+        self.fleet.now = now;
         place::place(self, now, effects)
     }
 

@@ -9,6 +9,7 @@
 //! needed (see `needs`). A finished result that only suspects hold (see `strand`) counts as
 //! unfinished for those who wait.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use oxidask_diagnostic::Diagnostic;
@@ -62,9 +63,9 @@ impl Scope<'_> {
         };
         if is_ready {
             class.ready += 1;
-            let priority = self.graph.priority[task as usize];
-            let turn = self.graph.turn(task);
-            class.queue.push(priority, self.graph.id, (turn, task));
+            let priority = Reverse(self.graph.priority[task as usize]);
+            let turn = self.graph.turn(task, self.fleet.slots);
+            class.queue.push((priority, self.graph.id, (turn, task)));
         } else {
             class.ready -= 1;
         }
@@ -74,7 +75,7 @@ impl Scope<'_> {
 
     /// Hands a ready task to a worker.
     pub(crate) fn assign(&mut self, task: u32, place: u32) {
-        let Some(worker) = self.attach(task, place) else {
+        let Some((worker, turn)) = self.attach(task, place) else {
             return;
         };
         let at = task as usize;
@@ -84,19 +85,27 @@ impl Scope<'_> {
             worker,
             task: self.graph.task_ref(task),
             attempt: self.current_attempt(task),
+            turn,
         });
     }
 
-    /// Enters a task into a worker's table; a state change must follow.
-    pub(crate) fn attach(&mut self, task: u32, place: u32) -> Option<WorkerId> {
+    /// Enters a task into a worker's table; a state change must follow. Which worker that is, and the
+    /// task's turn there.
+    pub(crate) fn attach(&mut self, task: u32, place: u32) -> Option<(WorkerId, u32)> {
         let at = task as usize;
         let class = self.classes.get(self.graph.class_of(task))?;
+        let turn = self.graph.turn(task, self.fleet.slots);
+        let now = self.fleet.now;
         let worker = self.fleet.at_mut(place)?;
+        let slots = worker.slots_taken(class.requirement.slots);
         let entry = Entry {
             task: self.graph.task_ref(task),
+            priority: self.graph.priority[at],
+            turn,
             expected_micros: expected_micros(self.graph, self.config, task),
-            slots: worker.slots_taken(class.requirement.slots),
+            slots,
             is_started: false,
+            begun_at: worker.has_room(slots).then_some(now),
             hold: if worker.has_free(&class.requirement.resources) {
                 Hold::Taken
             } else {
@@ -107,7 +116,7 @@ impl Scope<'_> {
         worker.use_resources(&class.requirement.resources, true);
         self.graph.entry[at] = worker.add(entry);
         self.graph.worker_or_failure[at] = worker.id.0;
-        Some(worker.id)
+        Some((worker.id, turn))
     }
 
     /// The attempt that the task is at.
@@ -128,11 +137,12 @@ impl Scope<'_> {
             return;
         }
         let at = task as usize;
+        let now = self.fleet.now;
         if let Some(worker) = self
             .fleet
             .get_mut(WorkerId(self.graph.worker_or_failure[at]))
         {
-            worker.start(self.graph.entry[at]);
+            worker.start(self.graph.entry[at], now);
         }
         self.transition(task, TaskState::Running);
     }

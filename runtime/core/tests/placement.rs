@@ -77,6 +77,39 @@ fn waiting_for_a_busy_holder_is_weighed_against_moving() {
 }
 
 #[test]
+fn who_has_to_wait_waits_where_a_run_ends_first() {
+    let graph = plan().tasks(2).task("x").reads(&[0]);
+    let mut cluster = Cluster::new()
+        .workers(2, slots(1))
+        .submit(graph.wants(&[1, 2]).unfinished());
+    cluster.place();
+    let (holder, other) = (cluster.worker_of(0), cluster.worker_of(1));
+    cluster.start(1);
+    // It is taken to need 200 ms, since none has ended yet.
+    cluster.pass(198_000);
+    cluster.finish_with(0, 8, 5_000);
+    // Something urgent begins where the input is, just now.
+    cluster.send(next_plan().task("urgent").priority(1).wants(&[3]));
+    assert_eq!(cluster.place_tasks(), [3, 2]);
+    assert_eq!(cluster.worker_of(3), holder);
+    assert_eq!(cluster.worker_of(2), other);
+}
+
+#[test]
+fn the_longest_way_goes_first_when_the_graph_could_not_end_before_it() {
+    for (slots_of_all, goes_first) in [(1, 0), (4, 10)] {
+        let mut graph = plan().tasks(11);
+        for task in 11..18 {
+            graph = graph.task(&format!("chain-{task}")).reads(&[task - 1]);
+        }
+        let mut cluster = Cluster::new()
+            .workers(1, slots(slots_of_all))
+            .submit(graph.wants(&[17]));
+        assert_eq!(cluster.place_tasks()[0], goes_first, "{slots_of_all} slots");
+    }
+}
+
+#[test]
 fn larger_priorities_first_then_order_of_submission() {
     let graph = plan()
         .task("a")

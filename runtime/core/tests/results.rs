@@ -158,6 +158,7 @@ fn a_chain_of_a_million_is_computed_again_without_deep_recursion() {
             worker,
             attempt,
             task: assigned,
+            ..
         }) = effects.last().cloned()
         else {
             panic!("task {task} is not assigned")

@@ -460,6 +460,9 @@ pub struct Assign {
     /// a small result is to come with the report of its end
     #[prost(bool, tag = "18")]
     pub value_wanted: bool,
+    /// Among those of the same priority and graph: smaller first, of equals the first to arrive.
+    #[prost(uint32, tag = "19")]
+    pub turn: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Alternate {

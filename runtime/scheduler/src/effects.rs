@@ -35,7 +35,8 @@ impl MainLoop {
                 worker,
                 task,
                 attempt,
-            } => self.assign(worker, task, attempt),
+                turn,
+            } => self.assign(worker, task, (attempt, turn)),
             Effect::ResultReady {
                 client,
                 task,
@@ -233,7 +234,7 @@ impl MainLoop {
         }
     }
 
-    fn assign(&mut self, worker: WorkerId, task: TaskRef, attempt: Attempt) {
+    fn assign(&mut self, worker: WorkerId, task: TaskRef, (attempt, turn): (Attempt, u32)) {
         let link = self.workers.get(&worker);
         if link.is_none_or(|link| link.hearing() != Hearing::Heard) {
             return;
@@ -242,7 +243,7 @@ impl MainLoop {
             worker,
             suspects: &self.suspects,
         };
-        let mut order = assignment(&self.core, &holders, task, attempt);
+        let mut order = assignment(&self.core, &holders, task, (attempt, turn));
         if !order.holders.is_empty() {
             let others = order.alternates.iter().flat_map(|other| &other.holders);
             let named = order.holders.iter().chain(others).copied();
@@ -300,7 +301,12 @@ impl MainLoop {
     }
 }
 
-fn assignment(core: &Core, of: &Holders<'_>, task: TaskRef, attempt: Attempt) -> wire::Assign {
+fn assignment(
+    core: &Core,
+    of: &Holders<'_>,
+    task: TaskRef,
+    (attempt, turn): (Attempt, u32),
+) -> wire::Assign {
     let inputs = core.inputs(task);
     let mut order = wire::Assign {
         graph: task.graph.0,
@@ -309,6 +315,7 @@ fn assignment(core: &Core, of: &Holders<'_>, task: TaskRef, attempt: Attempt) ->
         attempt: attempt.number,
         key: core.key(task).unwrap_or_default().to_owned(),
         priority: core.priority(task),
+        turn,
         slots: core.slots(task),
         ..wire::Assign::default()
     };

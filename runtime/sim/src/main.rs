@@ -9,6 +9,8 @@ use oxidask_sim::{Config, Failure, Summary, makespans, run, run_with_log, shrink
 /// Runs between two lines about progress.
 const RUNS_PER_LINE: u64 = 500;
 
+/// Graphs of which a makespan is the sum.
+const GRAPHS_PER_SHAPE: u64 = 10;
 const USAGE: &str = "usage: oxidask-sim --seeds N [--from K] | --replay CONFIG | --makespan";
 
 /// Prints a line; a closed standard output is not this program's concern.
@@ -114,7 +116,7 @@ fn makespan() -> Result<(), String> {
         "list ms",
         "ratio"
     );
-    let all = makespans().map_err(|failure| show(&failure))?;
+    let all = makespans(GRAPHS_PER_SHAPE).map_err(|failure| show(&failure))?;
     for graph in all {
         #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
         let ratio = graph.micros as f64 / graph.list_micros.max(1) as f64;

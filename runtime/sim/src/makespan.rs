@@ -1,5 +1,8 @@
 //! How long graphs take in virtual time, compared with a list scheduler that knows every run time,
-//! every size and the whole graph at once, and that pays nothing for messages.
+//! every size and the whole graph at once, fetches what it will need, and pays nothing for messages.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::Config;
 use crate::graphs::{Plan, Shape, layout};
@@ -15,12 +18,12 @@ const DELAY_MICROS: u64 = 100;
 /// The graph arrives when all workers are there.
 const START_AT: u64 = 10_000;
 
-/// How one graph went.
+/// How the graphs of one shape went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Makespan {
-    /// The graph.
+    /// The shape.
     pub name: &'static str,
-    /// Tasks of the graph.
+    /// Tasks of all graphs.
     pub tasks: usize,
     /// Virtual time with our placement.
     pub micros: u64,
@@ -31,8 +34,8 @@ pub struct Makespan {
 /// Inputs, run time and size of each task.
 type Tasks = Vec<(Vec<u32>, u64, u64)>;
 
-/// All graphs.
-pub fn makespans() -> Result<Vec<Makespan>, Failure> {
+/// The sums over so many graphs of each shape.
+pub fn makespans(graphs: u64) -> Result<Vec<Makespan>, Failure> {
     const KIB: u64 = 1024;
     const MIB: u64 = 1024 * KIB;
     let shapes: [(&'static str, Shape, u32, u64, u64); 12] = [
@@ -49,26 +52,35 @@ pub fn makespans() -> Result<Vec<Makespan>, Failure> {
         ("random, mixed", Shape::Random, 400, 0, MIB),
         ("diamonds", Shape::Diamonds, 200, 5_000, 64 * KIB),
     ];
-    shapes
+    let sum = |(name, shape, count, micros, bytes)| {
+        let mut sum = Makespan {
+            name,
+            tasks: 0,
+            micros: 0,
+            list_micros: 0,
+        };
+        for seed in 0..graphs {
+            let tasks = tasks(seed, shape, count, micros, bytes);
+            sum.tasks += tasks.len();
+            sum.list_micros += list_schedule(&tasks);
+            sum.micros += simulate(tasks)?;
+        }
+        Ok(sum)
+    };
+    shapes.into_iter().map(sum).collect()
+}
+
+/// A graph whose tasks take about so long, or anything if that is 0.
+fn tasks(seed: u64, shape: Shape, count: u32, micros: u64, bytes: u64) -> Tasks {
+    let mut random = Random::new(seed, Stream::Graphs);
+    let inputs = layout(shape, count, &mut random);
+    let time = |random: &mut Random| match micros {
+        0 => random.between(500, 20_000),
+        micros => random.between(micros - micros / 10, micros + micros / 10),
+    };
+    inputs
         .into_iter()
-        .map(|(name, shape, count, micros, bytes)| {
-            let mut random = Random::new(7, Stream::Graphs);
-            let inputs = layout(shape, count, &mut random);
-            let time = |random: &mut Random| match micros {
-                0 => random.between(500, 20_000),
-                micros => random.between(micros - micros / 10, micros + micros / 10),
-            };
-            let tasks: Tasks = inputs
-                .into_iter()
-                .map(|inputs| (inputs, time(&mut random), bytes))
-                .collect();
-            Ok(Makespan {
-                name,
-                tasks: tasks.len(),
-                list_micros: list_schedule(&tasks),
-                micros: simulate(tasks)?,
-            })
-        })
+        .map(|inputs| (inputs, time(&mut random), bytes))
         .collect()
 }
 
@@ -90,8 +102,41 @@ fn simulate(tasks: Tasks) -> Result<u64, Failure> {
     Ok(world.now - START_AT)
 }
 
-/// The first free slot that lets the most urgent task end first, task by task.
+/// The first free slot that lets the most urgent task end first, task by task. Results travel as
+/// in the simulation: what one worker sends for a task comes one after the other, and what has
+/// come once is there for the next.
 fn list_schedule(tasks: &Tasks) -> u64 {
+    let mut order: Vec<usize> = (0..tasks.len()).collect();
+    let urgency = urgency(tasks);
+    order.sort_by_key(|index| (Reverse(urgency[*index]), *index));
+    let slots = WORKERS * SLOTS as usize;
+    let mut free_at = vec![0_u64; slots];
+    let mut ends = Ends::default();
+    for index in order {
+        let (inputs, micros, bytes) = &tasks[index];
+        let inputs: BTreeSet<u32> = inputs.iter().copied().collect();
+        let best = (0..slots)
+            .map(|slot| {
+                let ready_at = ends.arrivals(&inputs, slot / SLOTS as usize);
+                let ready_at = ready_at.into_iter().map(|(_, at)| at).max().unwrap_or(0);
+                (ready_at.max(free_at[slot]) + micros, slot)
+            })
+            .min();
+        let (end, slot) = best.unwrap_or((0, 0));
+        let worker = slot / SLOTS as usize;
+        for (input, at) in ends.arrivals(&inputs, worker) {
+            ends.there.insert((input, worker), at);
+        }
+        let task = u32::try_from(index).unwrap_or(u32::MAX);
+        ends.of.insert(task, (end, worker, bytes / BYTES_PER_MICRO));
+        ends.there.insert((task, worker), end);
+        free_at[slot] = end;
+    }
+    free_at.into_iter().max().unwrap_or(0)
+}
+
+/// The run times on the longest way from each task to an end.
+fn urgency(tasks: &Tasks) -> Vec<u64> {
     let mut urgency: Vec<u64> = tasks.iter().map(|(_, micros, _)| *micros).collect();
     for (index, (inputs, _, _)) in tasks.iter().enumerate().rev() {
         for input in inputs {
@@ -99,33 +144,35 @@ fn list_schedule(tasks: &Tasks) -> u64 {
             urgency[at] = urgency[at].max(tasks[at].1 + urgency[index]);
         }
     }
-    let mut order: Vec<usize> = (0..tasks.len()).collect();
-    order.sort_by_key(|index| (std::cmp::Reverse(urgency[*index]), *index));
-    let slots = WORKERS * SLOTS as usize;
-    let mut free_at = vec![0_u64; slots];
-    let mut ended: Vec<(u64, usize)> = vec![(0, 0); tasks.len()];
-    for index in order {
-        let (inputs, micros, _) = &tasks[index];
-        let ready_at = |slot: usize| {
-            let arrivals = inputs.iter().map(|input| {
-                let (at, from) = ended[*input as usize];
-                let is_here = from / SLOTS as usize == slot / SLOTS as usize;
-                at + if is_here {
-                    0
-                } else {
-                    tasks[*input as usize].2 / BYTES_PER_MICRO
-                }
-            });
-            arrivals.max().unwrap_or(0)
-        };
-        let best = (0..slots)
-            .map(|slot| (ready_at(slot).max(free_at[slot]) + micros, slot))
-            .min()
-            .unwrap_or((0, 0));
-        free_at[best.1] = best.0;
-        ended[index] = best;
+    urgency
+}
+
+/// When and where results were made, and since when they are at other workers.
+#[derive(Debug, Default)]
+struct Ends {
+    /// When, at which worker, and how long each takes to another.
+    of: BTreeMap<u32, (u64, usize, u64)>,
+    there: BTreeMap<(u32, usize), u64>,
+}
+
+impl Ends {
+    /// When each input of a task can be at a worker.
+    fn arrivals(&self, inputs: &BTreeSet<u32>, worker: usize) -> Vec<(u32, u64)> {
+        let is_there = |input: &u32| Some((*input, *self.there.get(&(*input, worker))?));
+        let mut arrivals: Vec<(u32, u64)> = inputs.iter().filter_map(is_there).collect();
+        let is_away = |input: &&u32| !self.there.contains_key(&(**input, worker));
+        let away = inputs.iter().filter(is_away);
+        let mut away: Vec<_> = away
+            .filter_map(|input| Some((self.of.get(input)?, *input)))
+            .collect();
+        away.sort_unstable();
+        let mut sent_by = [0_u64; WORKERS];
+        for ((made_at, from, micros), input) in away {
+            sent_by[*from] = sent_by[*from].max(*made_at) + micros;
+            arrivals.push((input, sent_by[*from]));
+        }
+        arrivals
     }
-    free_at.into_iter().max().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub(crate) type Link = u32;
 /// A worker process.
 pub(crate) type Place = usize;
 
+/// What a program takes between reading and answering where placement is measured.
+const TURNAROUND_MICROS: u64 = 10;
 /// Some messages take so many times longer.
 const LATE_FACTOR: u64 = 20;
 /// Longer than that is a fault: a late welcome, the time until the first beat and a late beat are not
@@ -190,6 +192,15 @@ impl World {
         1 + self
             .network_delay
             .unwrap_or_else(|| self.random.below(most))
+    }
+
+    /// How long somebody who has read a message takes before the answer leaves.
+    pub(crate) fn pause(&mut self, most: u64) -> u64 {
+        match self.network_delay {
+            // Nobody waits for more where placement is measured, and no program does.
+            Some(_) => TURNAROUND_MICROS,
+            None => self.random.below(most),
+        }
     }
 
     pub(crate) fn send_up(&mut self, link: Link, message: Up) {

@@ -178,9 +178,7 @@ impl World {
         }
         self.scheduler.inbox.push(input);
         if !std::mem::replace(&mut self.scheduler.is_round_due, true) {
-            let pause = self
-                .network_delay
-                .unwrap_or_else(|| self.random.below(ROUND_PAUSE_MAX));
+            let pause = self.pause(ROUND_PAUSE_MAX);
             self.at(self.now + pause, Happening::Round);
         }
     }
@@ -345,7 +343,8 @@ impl World {
                 worker,
                 task,
                 attempt,
-            } => self.assign(worker, task, attempt),
+                turn,
+            } => self.assign(worker, task, (attempt, turn)),
             Effect::Retract {
                 worker,
                 task,
@@ -448,7 +447,7 @@ impl World {
         }
     }
 
-    fn assign(&mut self, worker: WorkerId, task: TaskRef, attempt: Attempt) {
+    fn assign(&mut self, worker: WorkerId, task: TaskRef, (attempt, turn): (Attempt, u32)) {
         let Some((plan, _)) = self.watch.plan_of(task.graph) else {
             return;
         };
@@ -477,6 +476,7 @@ impl World {
             task: key(task),
             attempt,
             priority: core.priority(task),
+            turn,
             slots: core.slots(task),
             may_wait_in_line: false,
             key: core.key(task).unwrap_or_default().into(),

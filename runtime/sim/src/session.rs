@@ -15,6 +15,8 @@ use crate::world::World;
 const RECONNECT_MICROS_MAX: u64 = 800_000;
 /// Time between two beats.
 const BEAT_MICROS: u64 = 1_000_000;
+/// Longest time for which a worker gathers what it has to say.
+const SEND_PAUSE_MAX: u64 = 600;
 
 /// What a worker has from when a scheduler takes it on until it begins anew: with its stream or
 /// without.
@@ -232,7 +234,7 @@ impl World {
             && life.has_news()
             && !std::mem::replace(&mut life.is_sending, true)
         {
-            let pause = self.network_delay.unwrap_or_else(|| self.random.below(600));
+            let pause = self.pause(SEND_PAUSE_MAX);
             self.at(self.now + pause, Happening::WorkerSends(place, number));
         }
     }

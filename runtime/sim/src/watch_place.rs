@@ -21,6 +21,7 @@ impl Watch {
                     worker,
                     task,
                     attempt,
+                    ..
                 } => self.assigned((*worker, *attempt), *task, &causes)?,
                 Effect::Retract { task, .. } => {
                     let Some(known) = self.task(*task) else {

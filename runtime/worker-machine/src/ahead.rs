@@ -109,7 +109,7 @@ impl Machine {
             return;
         }
         record.state = State::Ready;
-        let place = (record.priority, std::cmp::Reverse(run));
+        let place = (record.urgency, std::cmp::Reverse(run));
         self.ready.push(place);
     }
 }

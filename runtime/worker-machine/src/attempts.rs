@@ -9,6 +9,7 @@ use oxidask_store::ResultKey;
 
 use crate::event::{Assignment, BodyRef, Effect, Input, Run, RunFailure, RunId, RunOutcome};
 use crate::objects::Want;
+use crate::urgency::Urgency;
 use crate::{Machine, Object, Record, SECEDED_MAX, State, task_ref};
 
 /// Entries of attempts that are gone, beyond which the ready queue is swept.
@@ -23,6 +24,7 @@ impl Machine {
             task,
             attempt,
             priority,
+            turn,
             slots,
             may_wait_in_line,
             key,
@@ -49,7 +51,8 @@ impl Machine {
         self.drop_result_of(task, |made_by| made_by < attempt, effects);
         let run = RunId(self.next_run);
         self.next_run += 1;
-        let (keys, missing, lost) = self.want_inputs(run, priority, inputs);
+        let urgency = Urgency::new(priority, task.graph(), turn);
+        let (keys, missing, lost) = self.want_inputs(run, urgency, inputs);
         if !lost.is_empty() {
             return self.refuse(task, attempt, lost, effects);
         }
@@ -59,13 +62,13 @@ impl Machine {
             State::Waiting { missing }
         };
         if missing == 0 {
-            self.ready.push((priority, Reverse(run)));
+            self.ready.push((urgency, Reverse(run)));
         }
         let slots = slots.clamp(1, self.slots);
         let record = Record {
             task,
             attempt,
-            priority,
+            urgency,
             slots,
             state,
             has_seceded: false,
@@ -105,7 +108,7 @@ impl Machine {
     fn want_inputs(
         &mut self,
         run: RunId,
-        priority: i32,
+        urgency: Urgency,
         inputs: Vec<Input>,
     ) -> (Vec<ResultKey>, usize, Vec<(ResultKey, WorkerId)>) {
         let mut keys = Vec::with_capacity(inputs.len());
@@ -114,7 +117,7 @@ impl Machine {
         for input in inputs {
             let key = input.key;
             keys.push(key);
-            match self.want(run, priority, input) {
+            match self.want(run, urgency, input) {
                 Want::Held | Want::AlreadyWaits => {}
                 Want::Waits => missing += 1,
                 Want::Lost(peers) => lost.extend(peers.into_iter().map(|peer| (key, peer))),

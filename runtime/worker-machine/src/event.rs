@@ -46,6 +46,8 @@ pub struct Assignment {
     pub attempt: Attempt,
     /// Larger first.
     pub priority: i32,
+    /// Among those of the same priority and graph: smaller first, of equals the first to arrive.
+    pub turn: u32,
     /// Slots it takes; more than the worker has means all that it has.
     pub slots: u32,
     /// Whoever runs it can keep it in line behind others.

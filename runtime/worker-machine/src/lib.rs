@@ -16,7 +16,9 @@ mod belief;
 mod event;
 mod invariants;
 mod objects;
+mod urgency;
 
+use crate::urgency::Urgency;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -60,8 +62,8 @@ pub struct Machine {
     attempts: IdMap<RunId, Record>,
     /// The attempt of a task that counts; those that are ending are not here.
     current: KeyMap<RunId>,
-    /// Larger priority first, then the order of arrival. May hold attempts that are gone.
-    ready: BinaryHeap<(i32, Reverse<RunId>)>,
+    /// The most urgent first, then the order of arrival. May hold attempts that are gone.
+    ready: BinaryHeap<(Urgency, Reverse<RunId>)>,
     objects: KeyMap<Object>,
     /// Of everything that is held.
     held_digest: Digest,
@@ -92,7 +94,7 @@ enum Pressure {
 struct Record {
     task: ResultKey,
     attempt: Attempt,
-    priority: i32,
+    urgency: Urgency,
     slots: u32,
     state: State,
     /// Runs without its slots.
@@ -139,7 +141,7 @@ enum Object {
 #[derive(Debug)]
 struct Wanted {
     bytes: u64,
-    priority: i32,
+    urgency: Urgency,
     source: Source,
     /// Holders that may be asked next.
     untried: Vec<WorkerId>,
@@ -170,10 +172,10 @@ struct Peer {
     is_listed: bool,
 }
 
-/// Ordered by priority, then by who wanted it first.
+/// Ordered by urgency, then by who wanted it first.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct QueuedFetch {
-    priority: i32,
+    urgency: Urgency,
     first_waiter: Reverse<RunId>,
     key: Reverse<ResultKey>,
     bytes: u64,

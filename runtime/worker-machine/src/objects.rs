@@ -7,13 +7,11 @@ use oxidask_store::ResultKey;
 
 use crate::attempts::Loss;
 use crate::event::{Effect, Input, Refusal, RequestId, RunId};
+use crate::urgency::Urgency;
 use crate::{
     IN_FLIGHT_BYTES_MAX, Machine, Object, QueuedFetch, REQUEST_BYTES_MAX, REQUEST_OBJECTS_MAX,
     REQUESTS_PER_PEER_MAX, Request, Source, State, Wanted, is_waiting,
 };
-
-/// Priority of the fetch of an ordered copy: that of a task without one of its own.
-const COPY_PRIORITY: i32 = 0;
 
 /// What nobody delivers.
 #[derive(Debug, Default)]
@@ -34,7 +32,7 @@ pub(crate) enum Want {
 
 impl Machine {
     /// Registers an attempt with one of its inputs.
-    pub(crate) fn want(&mut self, run: RunId, priority: i32, input: Input) -> Want {
+    pub(crate) fn want(&mut self, run: RunId, urgency: Urgency, input: Input) -> Want {
         let Input {
             key,
             bytes,
@@ -52,11 +50,11 @@ impl Machine {
                 for peer in std::iter::once(holder).chain(alternates) {
                     wanted.add_holder(peer);
                 }
-                if priority > wanted.priority {
-                    wanted.priority = priority;
+                if urgency > wanted.urgency {
+                    wanted.urgency = urgency;
                     if let Source::Queued(peer) = wanted.source {
                         let bytes = wanted.bytes;
-                        self.queue(peer, QueuedFetch::new(priority, run, key, bytes));
+                        self.queue(peer, QueuedFetch::new(urgency, run, key, bytes));
                     }
                 }
                 return Want::Waits;
@@ -69,10 +67,10 @@ impl Machine {
         let Some(peer) = self.choose_holder(&mut untried, &mut tried) else {
             return Want::Lost(tried);
         };
-        self.queue(peer, QueuedFetch::new(priority, run, key, bytes));
+        self.queue(peer, QueuedFetch::new(urgency, run, key, bytes));
         let wanted = Wanted {
             bytes,
-            priority,
+            urgency,
             source: Source::Queued(peer),
             untried,
             tried,
@@ -84,8 +82,7 @@ impl Machine {
         Want::Waits
     }
 
-    /// A copy is to be fetched and kept. It stands in line like the input of an attempt that comes
-    /// now.
+    /// A copy is to be fetched and kept.
     pub(crate) fn copy_ordered(
         &mut self,
         key: ResultKey,
@@ -114,11 +111,11 @@ impl Machine {
         let place_in_line = RunId(self.next_run);
         self.queue(
             peer,
-            QueuedFetch::new(COPY_PRIORITY, place_in_line, key, bytes),
+            QueuedFetch::new(Urgency::COPY, place_in_line, key, bytes),
         );
         let wanted = Wanted {
             bytes,
-            priority: COPY_PRIORITY,
+            urgency: Urgency::COPY,
             source: Source::Queued(peer),
             untried,
             tried,
@@ -357,7 +354,7 @@ impl Machine {
             *missing -= 1;
             if *missing == 0 {
                 record.state = State::Ready;
-                self.ready.push((record.priority, Reverse(run)));
+                self.ready.push((record.urgency, Reverse(run)));
             }
         }
     }
@@ -435,7 +432,7 @@ impl Machine {
             wanted.source = Source::Queued(next);
             self.queue(
                 next,
-                QueuedFetch::new(wanted.priority, first_waiter, key, wanted.bytes),
+                QueuedFetch::new(wanted.urgency, first_waiter, key, wanted.bytes),
             );
             self.objects.insert(key, Object::Wanted(wanted));
             return true;
@@ -463,9 +460,9 @@ impl Wanted {
 }
 
 impl QueuedFetch {
-    fn new(priority: i32, first_waiter: RunId, key: ResultKey, bytes: u64) -> Self {
+    fn new(urgency: Urgency, first_waiter: RunId, key: ResultKey, bytes: u64) -> Self {
         Self {
-            priority,
+            urgency,
             first_waiter: Reverse(first_waiter),
             key: Reverse(key),
             bytes,

@@ -55,6 +55,25 @@ fn ready_tasks_run_by_priority_then_by_arrival() {
 }
 
 #[test]
+fn a_task_with_an_earlier_turn_passes_those_that_came_before_it() {
+    let mut worker = Driver::new(1);
+    worker.batch([
+        Event::Assigned(assignment(1, 1).turn(7)),
+        Event::Assigned(assignment(2, 1).turn(7)),
+        Event::Assigned(assignment(3, 1).turn(7)),
+    ]);
+    let first = worker.next_run().unwrap();
+    worker.assign(assignment(4, 1).turn(3));
+    worker.finish(first.run, 1);
+    let mut order = vec![first.task.task()];
+    while let Some(run) = worker.next_run() {
+        order.push(run.task.task());
+        worker.finish(run.run, 1);
+    }
+    assert_eq!(order, [1, 4, 2, 3], "what runs is not interrupted");
+}
+
+#[test]
 fn a_task_of_many_slots_waits_and_is_not_passed_by() {
     let mut worker = Driver::new(2);
     worker.assign(assignment(1, 1));

@@ -91,6 +91,7 @@ fn assignment(assign: wire::Assign) -> Result<Assignment, WorkerError> {
             number: assign.attempt,
         },
         priority: assign.priority,
+        turn: assign.turn,
         slots: assign.slots,
         // Whoever knows the program says so.
         may_wait_in_line: false,

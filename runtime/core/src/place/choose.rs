@@ -3,14 +3,18 @@
 use crate::config::CoreConfig;
 use crate::fleet::{Fleet, Worker};
 use crate::graph::Graph;
-use crate::ids::WorkerId;
-use crate::place::queue::Rank;
-use crate::place::{Round, takes};
+use crate::ids::{TaskIndex, WorkerId};
+use crate::place::{Rank, Round, takes};
 
 /// What fetching one input costs besides its bytes.
 const FETCH_MICROS: u64 = 50;
 /// Holders of one input that are weighed; a result with more copies is near everywhere.
 const HOLDERS_WEIGHED_MAX: usize = 8;
+
+/// Tasks that take less are not worth a look at how long others have run already.
+pub(super) const LOOK_AROUND_MICROS_MIN: u32 = 1_000;
+/// Workers whose tasks are looked at one by one for one task.
+const WORKERS_LOOKED_AT_MAX: usize = 16;
 
 /// How much of a task's inputs is at each worker; buffers that are empty between tasks.
 #[derive(Debug, Default)]
@@ -71,9 +75,10 @@ impl Locality {
 }
 
 impl Round<'_> {
-    /// The worker for a ready task: the one with the least load, or a holder of inputs for which
-    /// it is worth waiting.
-    pub(super) fn choose(&mut self, class: u32, (_, graph, (_, task)): Rank, least: u32) -> u32 {
+    /// The worker for a ready task: the one with the least load, a holder of inputs for which it is
+    /// worth waiting, or, if it has to wait anyway, one of some others where a run ends soon.
+    pub(super) fn choose(&mut self, class: u32, rank: Rank, least: u32) -> u32 {
+        let (_, graph, (_, task)) = rank;
         let (Some(class), Some(graph)) = (self.classes.get(class), self.graphs.get(&graph)) else {
             return least;
         };
@@ -81,11 +86,13 @@ impl Round<'_> {
             return least;
         };
         let favourite = worker.id;
-        if graph
-            .inputs(task)
-            .iter()
-            .all(|input| graph.holders(input.0).contains(&favourite))
-        {
+        let inputs = graph.inputs(task);
+        // Who would wait anywhere looks for the place where it waits least.
+        let looks_around = !worker.has_room(worker.slots_taken(class.requirement.slots))
+            && !inputs.is_empty()
+            && graph.group_of(task).expected_micros() >= Some(LOOK_AROUND_MICROS_MIN);
+        let is_here = |input: &TaskIndex| graph.holders(input.0).contains(&favourite);
+        if !looks_around && inputs.iter().all(is_here) {
             return least;
         }
         let locality = &mut self.memory.locality;
@@ -96,12 +103,29 @@ impl Round<'_> {
             favourite,
             fetch_weight(self.config),
         );
-        let cost = |place: u32, worker: &Worker| {
-            worker.wait_micros(worker.slots_taken(class.requirement.slots))
-                + move_micros(locality.missing(place), self.config)
+        let mut exact_left = if looks_around {
+            WORKERS_LOOKED_AT_MAX
+        } else {
+            0
         };
-        let mut best = (cost(least, worker), locality.missing(least), least);
-        for place in locality.touched.iter().copied() {
+        let mut cost = |place: u32, worker: &Worker| {
+            let slots = worker.slots_taken(class.requirement.slots);
+            let wait = match exact_left {
+                0 => worker.wait_micros(slots),
+                _ => worker.wait_of_micros(rank, slots, self.fleet.now),
+            };
+            exact_left = exact_left.saturating_sub(1);
+            let missing = locality.missing(place);
+            (wait + move_micros(missing, self.config), missing, place)
+        };
+        let mut best = cost(least, worker);
+        let others = if looks_around {
+            around(&class.eligible, task)
+        } else {
+            [[].as_slice(); 2]
+        };
+        let others = others.into_iter().flatten().take(WORKERS_LOOKED_AT_MAX);
+        for place in locality.touched.iter().chain(others).copied() {
             let Some(worker) = self.fleet.at(place) else {
                 continue;
             };
@@ -109,12 +133,18 @@ impl Round<'_> {
                 && (class.is_free() || class.admits(worker))
                 && takes(class, worker, place, &self.memory.is_contended);
             if is_possible {
-                best = best.min((cost(place, worker), locality.missing(place), place));
+                best = best.min(cost(place, worker));
             }
         }
         locality.clear();
         best.2
     }
+}
+
+/// All places, in two parts; different tasks begin with different ones.
+fn around(places: &[u32], task: u32) -> [&[u32]; 2] {
+    let (before, from) = places.split_at(task as usize % places.len().max(1));
+    [from, before]
 }
 
 /// What fetching one input costs besides its bytes, in bytes.

@@ -3,7 +3,8 @@
 //! Tasks are taken by rank over all classes. A worker is handed what it can start at once and a
 //! short queue besides: a few milliseconds of work where run times are known, one task for each
 //! slot where they are not. So tiny tasks never wait for a round trip, and long ones stay here,
-//! where any worker can have them.
+//! where any worker can have them. A worker starts what it has in the same order: what is handed to it
+//! ahead keeps nothing more urgent waiting, so that is handed out also while queues are full.
 //!
 //! Never scans all workers for a task: they are kept in order of load. Classes that not every worker
 //! can run build a heap of theirs for one placement.
@@ -17,7 +18,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 
-pub(crate) use queue::{Class, Classes};
+pub(crate) use queue::{Class, Classes, Rank};
 
 use crate::config::CoreConfig;
 use crate::drain;
@@ -27,9 +28,8 @@ use crate::graph::Graph;
 use crate::ids::{GraphId, IdMap, Timestamp};
 use crate::machine::Core;
 use crate::notes::Notes;
-use crate::place::choose::Locality;
+use crate::place::choose::{LOOK_AROUND_MICROS_MIN, Locality};
 use crate::place::least::LeastLoaded;
-use crate::place::queue::Rank;
 use crate::scope::Scope;
 use crate::transitions::TaskState;
 
@@ -152,12 +152,10 @@ impl Round<'_> {
             let Some(worker) = least.and_then(|place| self.fleet.at(place)) else {
                 return Outcome::Full;
             };
-            if !has_queue_left(
-                class,
-                worker,
-                graph.group_of(task).expected_micros(),
-                self.config,
-            ) {
+            let expected = graph.group_of(task).expected_micros();
+            let passes =
+                || expected >= Some(LOOK_AROUND_MICROS_MIN) && worker.is_short_before(rank);
+            if !has_queue_left(class, worker, expected, self.config) && !passes() {
                 return Outcome::Full;
             }
             if self.budget == 0 {

@@ -143,9 +143,9 @@ pub(crate) struct ReadyQueue {
 }
 
 impl ReadyQueue {
-    pub(crate) fn push(&mut self, priority: i32, graph: GraphId, task: Turn) {
+    pub(crate) fn push(&mut self, (priority, graph, task): Rank) {
         self.buckets
-            .entry((Reverse(priority), graph))
+            .entry((priority, graph))
             .or_default()
             .push(task);
     }
@@ -332,7 +332,7 @@ mod tests {
             (7, 2, 1),
             (-1, 1, 0),
         ] {
-            queue.push(priority, GraphId(graph), (task, task));
+            queue.push((Reverse(priority), GraphId(graph), (task, task)));
         }
         let mut order = Vec::new();
         while let Some((Reverse(priority), graph, (_, task))) = queue.peek() {

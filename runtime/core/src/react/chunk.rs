@@ -283,9 +283,7 @@ fn normal_form(requirement: &Requirement) -> Requirement {
 }
 
 fn append(scope: &mut Scope<'_>, chunk: &GraphChunk) {
-    scope
-        .graph
-        .reserve(chunk.len(), chunk.inputs.len(), chunk.keys.len());
+    scope.graph.expect(chunk);
     let first = scope.graph.len();
     let mut released = Vec::new();
     each_task(chunk, |new| {
@@ -337,9 +335,7 @@ pub(crate) fn restore(
 ) -> Result<(), Diagnostic> {
     check(scope.graph, number, chunk)?;
     enter(scope, chunk);
-    scope
-        .graph
-        .reserve(chunk.len(), chunk.inputs.len(), chunk.keys.len());
+    scope.graph.expect(chunk);
     each_task(chunk, |task| {
         scope.graph.push(task);
     });

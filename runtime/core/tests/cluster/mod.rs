@@ -205,6 +205,7 @@ impl Cluster {
                 worker,
                 task,
                 attempt,
+                ..
             } = effect
             {
                 self.assigned.insert(task.task.0, (*worker, *attempt));

@@ -121,6 +121,7 @@ impl World {
                     worker,
                     task,
                     attempt,
+                    ..
                 } => self.assigned.push((worker, task, attempt)),
                 Effect::Cancel { worker, task, .. } | Effect::Retract { worker, task, .. } => {
                     self.assigned

@@ -71,6 +71,7 @@ pub(crate) fn assignment(task: u32, number: u32) -> Assignment {
         task: key(task),
         attempt: attempt(number),
         priority: 0,
+        turn: 0,
         slots: 1,
         may_wait_in_line: false,
         key: format!("t{task}").into(),
@@ -90,6 +91,7 @@ pub(crate) fn with_arguments(mut assignment: Assignment, arguments: Vec<u8>) -> 
 /// Words to describe an assignment with.
 pub(crate) trait Describe: Sized {
     fn priority(self, priority: i32) -> Self;
+    fn turn(self, turn: u32) -> Self;
     fn may_wait(self) -> Self;
     fn slots(self, slots: u32) -> Self;
     /// Task, size, holder.
@@ -104,6 +106,11 @@ pub(crate) trait Describe: Sized {
 impl Describe for Assignment {
     fn priority(mut self, priority: i32) -> Self {
         self.priority = priority;
+        self
+    }
+
+    fn turn(mut self, turn: u32) -> Self {
+        self.turn = turn;
         self
     }
 
