@@ -1,14 +1,15 @@
 //! The loop that owns the machine.
 //!
 //! Takes in orders, ends of runs and answers of peers, lets the machine decide, carries out what it
-//! wants. Tiny tasks run right here. Whatever has to be told is sent as soon as the message before
-//! was taken; no timer is involved.
+//! wants. Tiny tasks run right here. Whatever somebody may wait for is told as soon as the message
+//! before was taken; see `linger` for what is not.
 //!
 //! Invariants: between two looks at the outside it runs tasks for no longer than
 //! [`AT_ONCE_MILLIS_MAX`]; it goes on without a scheduler, and only a scheduler that knows nothing
 //! of this worker makes it begin anew.
 
 mod intake;
+mod linger;
 mod standing;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::metrics::{Metrics, signed};
 use crate::outbox::Outbox;
 use crate::run::Ended;
 use crate::serve::Ends;
+use linger::Linger;
 
 /// How long tasks run on the loop before reports are sent and orders are read.
 const AT_ONCE_MILLIS_MAX: u64 = 2;
@@ -75,6 +77,7 @@ pub(crate) struct EventLoop {
     ends: Ends,
     /// There once the worker wants to go.
     leaving: Option<Leaving>,
+    linger: Linger,
 }
 
 /// What comes from outside.
@@ -121,6 +124,7 @@ impl EventLoop {
             logs: LogShipper::new(Arc::clone(&config.logbook)),
             is_disk_full: false,
             leaving: None,
+            linger: Linger::default(),
             metrics: Arc::clone(&shown.metrics),
             store,
             config,
@@ -148,22 +152,21 @@ impl EventLoop {
         loop {
             self.settle();
             self.begin_inventory();
-            self.send();
+            let may_wait = self.may_wait();
+            let lingers_until = self.linger.until(may_wait, Instant::now());
+            if lingers_until.is_none() {
+                self.send();
+            }
+            let wants_room = lingers_until.is_none() && !self.outbox.is_empty();
             let may_leave = self.leaving.is_none();
             let alarm = self.leaving.as_ref();
             let alarm = alarm.map(|leaving| leaving.alarm(Instant::now()));
-            let leaving_alarm = async move {
-                match alarm {
-                    Some(at) => sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             let slots = Arc::clone(&self.body.runner.slots);
             let happening = tokio::select! {
                 () = stop.cancelled() => Happening::Shutdown,
                 () = leave.cancelled(), if may_leave => Happening::Leave,
-                () = leaving_alarm => Happening::LeavingAlarm,
-                news = self.link.next(!self.outbox.is_empty(), !self.outbox.is_full()) => {
+                () = at(alarm) => Happening::LeavingAlarm,
+                news = self.link.next(wants_room, !self.outbox.is_full()) => {
                     Happening::News(news)
                 }
                 ended = self.body.runner.next_ended() => Happening::Ended(ended),
@@ -173,6 +176,7 @@ impl EventLoop {
                 () = self.pressure.changed() => Happening::Pressure,
                 Ok(()) = self.strain.changed() => Happening::Pressure,
                 _ = heartbeat.tick() => Happening::Beat,
+                () = at(lingers_until) => Happening::More,
                 () = yield_now(), if self.has_more => Happening::More,
             };
             let course = match happening {
@@ -316,6 +320,14 @@ impl EventLoop {
         self.body.effects = effects;
     }
 
+    /// Whether nobody needs to know yet what is to be told. Tasks that run on the loop fill messages
+    /// by themselves.
+    fn may_wait(&self) -> bool {
+        !self.body.beside.is_empty()
+            && self.outbox.is_patient()
+            && linger::has_plenty(self.body.machine.queued(), self.config.slots)
+    }
+
     /// Sends what there is room for. The digest is made now: everything that happened before it is
     /// in this message or in an earlier one.
     fn send(&mut self) {
@@ -323,6 +335,7 @@ impl EventLoop {
             return;
         }
         if let Some(room) = self.link.room() {
+            self.linger.sent();
             let mut message = self.outbox.take();
             if let Some(beat) = &mut message.heartbeat {
                 let digest = self.body.machine.digest();
@@ -348,6 +361,14 @@ impl EventLoop {
             loaded: Some(self.link.loaded()),
             ..wire::Heartbeat::default()
         });
+    }
+}
+
+/// Never, if there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 
