@@ -29,6 +29,8 @@ from typing import Any
 
 import cloudpickle
 
+from oxidask._steady import ATOMS, are_same, parts_of
+
 PROTOCOL = 5
 #: The first byte of a table: the form of what follows.
 TABLE_FORM = b"\x01"
@@ -43,8 +45,6 @@ CACHE_ENTRIES_MAX = 4096
 DIGEST_BYTES = 16
 _OTHER_VERSION = "the client and this worker have different versions of oxidask"
 
-#: Values that have no parts and that every Python pickles alike.
-ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
 _INTERNED = frozenset(
     {types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, type}
 )
@@ -83,26 +83,35 @@ def step_marker(step: int) -> Marker:
 
 
 class _Blobs:
-    """What callables are pickled to. Those pickled by reference are remembered."""
+    """What callables are pickled to. Remembered as long as they would be pickled to the same again."""
 
     def __init__(self) -> None:
-        self._known: weakref.WeakKeyDictionary[Any, tuple[bytes, bytes]] = weakref.WeakKeyDictionary()
+        #: With the parts that must still be the same; none if it only names a module's attribute.
+        self._known: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...] | None, tuple[bytes, bytes]]]
+        self._known = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def of(self, value: Any) -> tuple[bytes, bytes]:
         """Digest and pickle of a callable."""
-        is_remembered = type(value) is types.FunctionType
-        if is_remembered:
-            with self._lock:
-                known = self._known.get(value)
-            if known is not None and not cloudpickle.list_registry_pickle_by_value():
-                return known
+        if type(value) is not types.FunctionType or cloudpickle.list_registry_pickle_by_value():
+            return _entry(_pickle_callable(value)[0])
+        with self._lock:
+            known = self._known.get(value)
+        if known is not None and known[0] is None:
+            return known[1]
+        parts = parts_of(value)
+        if known is not None and parts is not None and are_same(parts, known[0] or ()):
+            return known[1]
         blob, is_reference = _pickle_callable(value)
-        entry = hashlib.blake2b(blob, digest_size=DIGEST_BYTES).digest(), blob
-        if is_remembered and is_reference:
+        entry = _entry(blob)
+        if is_reference or parts is not None:
             with self._lock:
-                self._known[value] = entry
+                self._known[value] = (None if is_reference else parts, entry)
         return entry
+
+
+def _entry(blob: bytes) -> tuple[bytes, bytes]:
+    return hashlib.blake2b(blob, digest_size=DIGEST_BYTES).digest(), blob
 
 
 def _pickle_callable(value: Any) -> tuple[bytes, bool]:
