@@ -8,12 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::disk::{Disk, DiskFile};
 
 /// A power loss keeps or loses this much at a time. Smaller than on real disks, so that small tests
 /// meet tears everywhere.
 pub(crate) const PIECE_BYTES: u64 = 16;
+
+/// Time between two looks whether a disk still hangs.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A folder in memory. Clones are the same folder.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +47,8 @@ struct State {
     is_off: bool,
     /// So many of the next syncs of files fail.
     failing_syncs: u32,
+    /// Syncs of files do not come to an end.
+    is_hanging: bool,
     random: u64,
 }
 
@@ -72,6 +78,11 @@ impl MemoryDisk {
     /// So many of the next syncs of files fail, and what they should have written stays unwritten.
     pub fn fail_syncs(&self, count: u32) {
         self.state().failing_syncs = count;
+    }
+
+    /// While this holds, syncs of files do not come to an end, as on a disk that does not answer.
+    pub fn set_hanging(&self, is_hanging: bool) {
+        self.state().is_hanging = is_hanging;
     }
 
     /// How many operations have changed something.
@@ -405,6 +416,9 @@ impl DiskFile for MemoryFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        while self.state().is_hanging {
+            std::thread::sleep(LOOK_AGAIN);
+        }
         self.state().sync(self.index)
     }
 }

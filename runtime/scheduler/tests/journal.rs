@@ -367,6 +367,14 @@ async fn a_torn_end_is_cut_and_damage_is_an_error_that_changes_nothing() {
     bytes[8] = 1;
     fs::write(&path, &bytes).unwrap();
 
+    let incomplete = image(torn.path());
+    let all = segments(incomplete.path());
+    assert!(all.len() > 1, "{all:?}");
+    fs::remove_file(&all[0]).unwrap();
+    let error = refusal(JournalConfig::in_folder(incomplete.path())).await;
+    assert_eq!(error.code(), Code::JournalMissing, "{error}");
+    assert_eq!(segments(incomplete.path()), all[1..]);
+
     let error = refusal(JournalConfig::in_folder(folder.path())).await;
     assert_eq!(error.code(), Code::JournalLocked, "{error}");
     let other = TempDir::new().unwrap();
@@ -440,6 +448,36 @@ async fn a_full_disk_refuses_new_graphs_and_running_work_goes_on() {
         })
         .await;
     Session::open(&cluster, "new").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_does_not_answer_refuses_new_graphs_until_it_does() {
+    const LAG: Duration = Duration::from_secs(5);
+    let disk = MemoryDisk::new(1);
+    let journal = JournalConfig::new(JournalPlace::Memory(disk.clone()));
+    let cluster = Cluster::start_kept(core(), Some(journal)).await;
+    let mut session = Session::open(&cluster, "g").await;
+    disk.set_hanging(true);
+    session.send(chunk_of(&session, 0, 4)).await;
+    let start = Instant::now();
+    let mut fault = None;
+    for number in 0.. {
+        // It is opened, which nobody is told before it is durable, or refused.
+        let name = format!("new-{number}");
+        fault = timeout(2 * A_MOMENT, refused(&cluster, &name)).await.ok();
+        if fault.is_some() || start.elapsed() > PATIENCE {
+            break;
+        }
+    }
+    let waited = start.elapsed();
+    let is_told = !session.accepted.is_empty();
+    disk.set_hanging(false);
+    let fault = fault.unwrap();
+    assert_eq!(fault.code, Code::JournalBehind, "{fault}");
+    assert!(waited >= LAG && !is_told, "{waited:?}, {is_told}");
+
+    session.until(|session| session.accepted == [0]).await;
+    Session::open(&cluster, "other").await;
 }
 
 /// Why a session with this graph ends before it begins.
