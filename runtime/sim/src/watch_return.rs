@@ -97,11 +97,14 @@ impl Watch {
         }
         for (graph, watch) in &self.graphs {
             let tasks = &plans[watch.plan].tasks;
+            // A result that was lost may need what has failed since, also by way of tasks that nobody
+            // else needs any more.
+            let mut doomed = vec![false; tasks.len()];
             for (index, known) in watch.tasks.iter().enumerate() {
                 let is_failed = known.is_there && known.state == TaskState::Failed;
                 let mut inputs = tasks[index].inputs.iter();
-                let is_inherited =
-                    inputs.any(|input| watch.tasks[*input as usize].state == TaskState::Failed);
+                let is_inherited = inputs.any(|input| doomed[*input as usize]);
+                doomed[index] = is_failed || (is_inherited && known.state != TaskState::Finished);
                 if is_failed && !known.has_excuse && !is_inherited && !watch.is_cancelled {
                     let task = World::task_ref(*graph, index);
                     return Err(format!("{task} failed by a restart"));
