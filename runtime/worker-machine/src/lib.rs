@@ -18,7 +18,6 @@ mod invariants;
 mod objects;
 mod urgency;
 
-use crate::urgency::Urgency;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -28,6 +27,7 @@ use oxidask_core::{Attempt, Digest, GraphId, TaskIndex, TaskRef, WorkerId};
 use oxidask_store::{IdMap, KeyMap, ResultKey};
 
 use crate::ahead::Line;
+use crate::urgency::Urgency;
 
 pub use ahead::{LINE_BYTES_MAX, LINE_MICROS_MAX, LINE_RUNS_MAX};
 pub use event::{
