@@ -8,6 +8,7 @@
 //! bounded; a peer that does not read is closed and the others do not notice; after the shutdown
 //! token fires, [`serve`] returns within a second.
 
+mod attention;
 mod bodies;
 #[allow(dead_code, reason = "the service for futures asks")]
 mod commands;

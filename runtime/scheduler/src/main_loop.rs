@@ -6,10 +6,12 @@
 //! Invariants: effects are carried out before the next event, because they name what the core knows
 //! at that moment; a round lasts about [`ROUND_TIME_MAX`], so that a stream of large chunks does not
 //! keep reports and new work waiting; connections have their turn after each round; without inputs the
-//! loop sleeps.
+//! loop sleeps, in the middle of a conversation after a moment (see `attention`).
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use oxidask_core::{
@@ -19,6 +21,7 @@ use oxidask_proto::wire;
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
 
+use crate::attention::{AWAY_TIME_MIN, Attention};
 use crate::bodies::GraphBodies;
 use crate::commands::Commands;
 use crate::input::{ChunkInput, Input, Question, Queued, Whereabouts};
@@ -86,6 +89,7 @@ pub(crate) struct MainLoop {
     /// What came with the reports that the core reacts to just now.
     pub(crate) values: ReportedValues,
     effects: Vec<Effect>,
+    attention: Attention,
     pub(crate) started: Instant,
     next_tick: Instant,
     events: u64,
@@ -118,6 +122,7 @@ impl MainLoop {
             commands: Commands::default(),
             values: ReportedValues::default(),
             effects: Vec::new(),
+            attention: Attention::new(available_parallelism().map_or(1, NonZero::get)),
             started: now,
             next_tick: now + TICK,
             events: 0,
@@ -143,8 +148,13 @@ impl MainLoop {
                 if self.has_more_to_place {
                     let arrived = std::iter::from_fn(|| inputs.try_recv().ok());
                     waiting.extend(arrived.take(INPUTS_PER_RECEIVE));
-                } else if inputs.recv_many(&mut received, INPUTS_PER_RECEIVE).await == 0 {
-                    return None;
+                } else {
+                    if is_shared {
+                        self.look_for(&mut inputs).await;
+                    }
+                    if inputs.recv_many(&mut received, INPUTS_PER_RECEIVE).await == 0 {
+                        return None;
+                    }
                 }
                 waiting.extend(received.drain(..));
             }
@@ -178,6 +188,24 @@ impl MainLoop {
                 yield_now().await;
             }
         }
+    }
+
+    /// Waits awake while an input is likely to come soon: until there is one, or it is time to sleep.
+    async fn look_for(&mut self, inputs: &mut mpsc::Receiver<Queued>) {
+        while inputs.is_empty() {
+            let began = Instant::now();
+            if !self.attention.is_awake(began) {
+                return;
+            }
+            // Whoever else has something to do comes first; then connections look for messages.
+            std::thread::yield_now();
+            if began.elapsed() > AWAY_TIME_MIN {
+                self.attention.was_away(began);
+                return;
+            }
+            yield_now().await;
+        }
+        self.attention.found();
     }
 
     fn take(&mut self, input: Input) {
@@ -399,6 +427,9 @@ impl MainLoop {
     }
 
     fn flush(&mut self) {
+        if !(self.workers_to_flush.is_empty() && self.clients_to_flush.is_empty()) {
+            self.attention.told(Instant::now());
+        }
         for worker in self.workers_to_flush.drain(..) {
             if let Some(link) = self.workers.get_mut(&worker)
                 && !link.flush()
