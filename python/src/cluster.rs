@@ -48,7 +48,7 @@ impl Cluster {
         address: String,
         credentials: &Bound<'_, Credentials>,
     ) -> PyResult<Self> {
-        let runtime = runtime::handle()?;
+        let runtime = runtime::handles()?.session;
         let credentials = credentials.get().inner.clone();
         let connected = py.detach(|| runtime.block_on(Client::connect(&address, &credentials)));
         let client = connected.map_err(|error| exception(py, &error.diagnostic()))?;

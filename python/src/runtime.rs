@@ -5,32 +5,56 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use oxidask_client::futures::Runtimes;
 use pyo3::PyResult;
 use pyo3::exceptions::PyRuntimeError;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Runtime};
 
 /// One for a connection, one for whoever waits for the interpreter's lock.
-const THREADS: usize = 2;
+const VALUE_THREADS: usize = 2;
 
-static RUNTIME: Mutex<Option<(u32, Runtime)>> = Mutex::new(None);
+struct Kept {
+    process: u32,
+    session: Runtime,
+    values: Runtime,
+}
 
-/// The runtime of this process.
-pub(crate) fn handle() -> PyResult<Handle> {
-    let mut kept = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let process = std::process::id();
-    if let Some((owner, runtime)) = &*kept
-        && *owner == process
-    {
-        return Ok(runtime.handle().clone());
+static RUNTIMES: Mutex<Option<Kept>> = Mutex::new(None);
+
+impl Kept {
+    fn handles(&self) -> Runtimes {
+        Runtimes {
+            session: self.session.handle().clone(),
+            values: self.values.handle().clone(),
+        }
     }
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .thread_name("oxidask")
+}
+
+/// The runtimes of this process.
+pub(crate) fn handles() -> PyResult<Runtimes> {
+    let mut kept = RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let process = std::process::id();
+    if let Some(kept) = &*kept
+        && kept.process == process
+    {
+        return Ok(kept.handles());
+    }
+    let made = Kept {
+        process,
+        session: started("oxidask", 1)?,
+        values: started("oxidask-values", VALUE_THREADS)?,
+    };
+    let handles = made.handles();
+    // Dropping those of the parent would wait for threads that this process does not have.
+    std::mem::forget(kept.replace(made));
+    Ok(handles)
+}
+
+fn started(name: &str, threads: usize) -> PyResult<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
         .enable_all()
         .build()
-        .map_err(|error| PyRuntimeError::new_err(format!("threads cannot be started: {error}")))?;
-    let handle = runtime.handle().clone();
-    // Dropping it would wait for threads that this process does not have.
-    std::mem::forget(kept.replace((process, runtime)));
-    Ok(handle)
+        .map_err(|error| PyRuntimeError::new_err(format!("threads cannot be started: {error}")))
 }

@@ -91,7 +91,7 @@ impl Session {
             reconnect_time,
         };
         let sink = Box::new(Events::new(on_events));
-        let session = FuturesSession::start(&runtime::handle()?, config, sink);
+        let session = FuturesSession::start(runtime::handles()?, config, sink);
         Ok(Self {
             inner: Some(session),
             process: std::process::id(),

@@ -19,6 +19,7 @@ use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use oxidask_client::futures::{
     FetchSink, FuturesConfig, FuturesEvent, FuturesSession, FuturesSink, LargeSink, PutSource,
+    Runtimes,
 };
 use oxidask_comm::{
     BulkFound, BulkObject, BulkPieceRequest, BulkRead, BulkSource, Credentials, incoming,
@@ -354,7 +355,11 @@ impl Rig {
             versions: vec![("python".to_owned(), "3.11.7".to_owned())],
             reconnect_time: Duration::from_secs(1),
         };
-        let session = FuturesSession::start(self.runtime.handle(), config, Box::new(Sink(sender)));
+        let runtimes = Runtimes {
+            session: self.runtime.handle().clone(),
+            values: self.runtime.handle().clone(),
+        };
+        let session = FuturesSession::start(runtimes, config, Box::new(Sink(sender)));
         (session, events)
     }
 }

@@ -155,7 +155,17 @@ struct Shared {
 /// One client's session. It is over when it is closed or dropped.
 pub struct FuturesSession {
     shared: Arc<Shared>,
-    runtime: Handle,
+    runtimes: Runtimes,
+}
+
+/// Where a session's work runs. A connection whose thread wakes others for each message answers
+/// late, so what is told goes best over one thread, and values over several.
+#[derive(Debug, Clone)]
+pub struct Runtimes {
+    /// For commands, news, questions.
+    pub session: Handle,
+    /// For values: results that are read, and what is uploaded.
+    pub values: Handle,
 }
 
 impl std::fmt::Debug for FuturesSession {
@@ -171,7 +181,7 @@ pub type Answered = Result<(Bytes, Vec<Bytes>), Diagnostic>;
 
 impl FuturesSession {
     /// Connects in the background.
-    pub fn start(runtime: &Handle, config: FuturesConfig, sink: Box<dyn FuturesSink>) -> Self {
+    pub fn start(runtimes: Runtimes, config: FuturesConfig, sink: Box<dyn FuturesSink>) -> Self {
         let direct = Direct::new(config.credentials.clone());
         let shared = Arc::new(Shared {
             config,
@@ -183,11 +193,8 @@ impl FuturesSession {
             direct,
             puts: Arc::new(Semaphore::new(PUTS_MAX)),
         });
-        runtime.spawn(keeping::keep(Arc::clone(&shared)));
-        Self {
-            shared,
-            runtime: runtime.clone(),
-        }
+        runtimes.session.spawn(keeping::keep(Arc::clone(&shared)));
+        Self { shared, runtimes }
     }
 
     /// New tasks. Waits while too many bytes are on their way; never call it on the runtime.
@@ -232,7 +239,8 @@ impl FuturesSession {
         let shared = Arc::clone(&self.shared);
         match shared.channels.admit() {
             Ok(admitted) => {
-                self.runtime
+                self.runtimes
+                    .session
                     .spawn(async move { answer(shared.ask(question, admitted).await) });
             }
             Err(refusal) => answer(Err(refusal)),
@@ -242,7 +250,9 @@ impl FuturesSession {
     /// Reads results, by graph and task: small ones in this order, large ones as they come.
     pub fn fetch(&self, tasks: Vec<(u32, u32)>, sink: Arc<dyn FetchSink>) {
         let shared = Arc::clone(&self.shared);
-        self.runtime.spawn(fetching::fetch(shared, tasks, sink));
+        self.runtimes
+            .values
+            .spawn(fetching::fetch(shared, tasks, sink));
     }
 
     /// Sends a value, which becomes the result of its key.
@@ -253,7 +263,8 @@ impl FuturesSession {
         done: impl FnOnce(Result<(), Diagnostic>) + Send + 'static,
     ) {
         let shared = Arc::clone(&self.shared);
-        self.runtime
+        self.runtimes
+            .values
             .spawn(async move { done(putting::put(&shared, first, source).await) });
     }
 
@@ -273,7 +284,8 @@ impl FuturesSession {
         let over = standing.wait_for(|standing| matches!(standing, Standing::Over(_)));
         // What could not be said in this time the scheduler finds out by itself.
         let _ = self
-            .runtime
+            .runtimes
+            .session
             .block_on(async { timeout(CLOSE_TIME_MAX, over).await.map(drop) });
     }
 }
