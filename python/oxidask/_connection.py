@@ -61,6 +61,9 @@ LISTEN_SECONDS_MAX = 1.0
 #: Messages that are no trouble to those who wait for results.
 _NO_TROUBLE = frozenset({"key-in-memory", "event"})
 
+#: Parts of the news of a result that came with its value.
+_READY_WITH_VALUE = 7
+
 Location = tuple[int, int, int]
 Fault = tuple[str, str, str]
 
@@ -112,7 +115,7 @@ class Connection:
         self.troubles = 0
         #: Who waits for that, or for results.
         self._listeners: list[asyncio.Future[None]] = []
-        self.threads = WaitingThreads()
+        self.threads = WaitingThreads(self._call_loop)
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
         self.session = Session(
             f"oxidask://{address}", credentials, client, self.versions, self._from_session, reconnect_seconds()
@@ -123,8 +126,18 @@ class Connection:
     def _from_session(self, events: list[tuple[Any, ...]]) -> None:
         """On a thread of the Rust half."""
         self._arrived.append(events)
+        event = events[0]
+        if len(events) == 1 and event[0] == "ready" and len(event) == _READY_WITH_VALUE:
+            _, wire, _, _, _, kind, data = event
+            if self.threads.hand_over(wire, (kind, data)):
+                # Who has it calls the loop: one that woke now would be in its way.
+                return
+        self._call_loop()
+
+    def _call_loop(self) -> None:
+        """Let the event loop take what has arrived. From any thread."""
         # If the loop has not yet looked at what came before, it takes this with it.
-        if not self._is_called:
+        if self._arrived and not self._is_called:
             self._is_called = True
             try:
                 self.loop.call_soon_threadsafe(self._take_arrived)

@@ -23,6 +23,15 @@ Payload = tuple[int, Any]
 _NO_BUFFERS = (1).to_bytes(8, "little")
 
 
+def for_reading(payload: Payload) -> Payload:
+    """The payload, as whoever reads the value may keep it."""
+    kind, data = payload
+    if kind == TABLE or (kind == PYTHON and not data.startswith(_NO_BUFFERS)):
+        # Whoever gets the value may write to it.
+        return kind, bytearray(data)
+    return payload
+
+
 class InlineValues:
     """Payloads by key on the wire. In two generations: the older one goes when the newer one is full."""
 
@@ -47,11 +56,7 @@ class InlineValues:
         found = self._new.get(wire) or self._old.get(wire)
         if found is None or found[0] != task:
             return None
-        kind, data = found[1]
-        if kind == TABLE or (kind == PYTHON and not data.startswith(_NO_BUFFERS)):
-            # Whoever gets the value may write to it.
-            return kind, bytearray(data)
-        return kind, data
+        return for_reading(found[1])
 
     def forget(self, wires: Iterable[str]) -> None:
         """These keys have other values, or none, or nobody wants them any more."""

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from oxidask import _waiting
+
 if TYPE_CHECKING:
     from oxidask._stream import Stream
 
@@ -70,6 +72,8 @@ class Sending:
         if getattr(self._client, "_pending_msg_buffer", None):
             return False
         try:
+            if len(message["keys"]) == 1:
+                _waiting.expect(self._client, *message["keys"])
             return stream.take_at_once(message)
         except Exception:  # on the plain way it becomes the failure of the keys
             logger.debug("a graph could not be sent at once", exc_info=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from distributed import Client
 
-from oxidask._waiting import LOOK_SECONDS, WaitingThreads
+from oxidask._waiting import LOOK_SECONDS, Awaited, WaitingThreads
 
 _GATE = threading.Event()
 
@@ -35,7 +35,7 @@ def closed_gate() -> None:
 
 
 def waits_for(client: Any, key: str) -> bool:
-    return key in client._oxidask_connection.threads._locks
+    return key in client._oxidask_connection.threads._waiters
 
 
 def test_many_threads_wait_for_few_results(client: Any) -> None:
@@ -45,7 +45,7 @@ def test_many_threads_wait_for_few_results(client: Any) -> None:
         until(lambda: all(waits_for(client, future.key) for future in futures))
         _GATE.set()
         assert [one.result(timeout=10) for one in waiting] == [0, 1, 2, 3] * 4
-    assert not client._oxidask_connection.threads._locks
+    assert not client._oxidask_connection.threads._waiters
 
 
 @pytest.mark.parametrize("what", ["fails", "is cancelled", "is large"])
@@ -86,9 +86,61 @@ def test_a_client_that_closes_lets_go_of_its_threads(scheduler: Any) -> None:
     _GATE.set()
 
 
+def test_a_result_that_was_handed_over_is_known_everywhere(client: Any) -> None:
+    called: list[Any] = []
+    for number in range(50):
+        future = client.submit(abs, -number, pure=False)
+        future.add_done_callback(lambda future: called.append(future.status))
+        assert future.result() == number
+        assert future.done() and future.status == "finished"
+        assert future.result() == number
+        assert client.gather(future) == number
+        assert client.submit(abs, future, pure=False).result() == number
+    until(lambda: called == ["finished"] * 50)
+
+
+def test_who_waits_on_the_event_loop_hears_of_it_too(client: Any) -> None:
+    future = client.submit(hold, 1)
+
+    async def state_later() -> str:
+        await future._state.wait()
+        return str(future.status)
+
+    with ThreadPoolExecutor(2) as pool:
+        beside = pool.submit(client.sync, state_later)
+        waiting = pool.submit(future.result)
+        until(lambda: waits_for(client, future.key))
+        _GATE.set()
+        assert waiting.result(timeout=10) == 1
+        assert beside.result(timeout=10) == "finished"
+
+
+def test_a_result_that_goes_again_is_not_there_any_more() -> None:
+    event = Awaited()
+    event.hand_over()
+    assert event.is_set()
+    event.clear()
+    assert not event.is_set()
+    event.set()
+    assert event.is_set()
+
+
+def test_the_event_loop_hears_of_what_was_handed_over() -> None:
+    told: list[bool] = []
+    threads = WaitingThreads(lambda: told.append(True))
+    assert not threads.hand_over("k", (1, b"x"))
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(threads.wait, "k", lambda: False) for _ in range(2)]
+        until(lambda: len(threads._waiters.get("k", ())) == 2)
+        assert threads.hand_over("k", (1, b"x"))
+        assert [one.result(timeout=10) for one in waiting] == [(1, b"x")] * 2
+    assert told == [True, True]
+    assert not threads._waiters
+
+
 def test_news_that_came_before_is_not_waited_for() -> None:
-    threads = WaitingThreads()
+    threads = WaitingThreads(lambda: None)
     began = time.monotonic()
     threads.wait("k", lambda: True)
     assert time.monotonic() - began < LOOK_SECONDS / 2
-    assert not threads._locks
+    assert not threads._waiters
