@@ -5,9 +5,9 @@ Owns what the client tells about itself and the one warning about workers that d
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
-from importlib import metadata
 
 _PACKAGES = ("dask", "distributed", "oxidask", "cloudpickle", "numpy", "pandas", "pyarrow")
 
@@ -16,15 +16,27 @@ def own_versions() -> dict[str, str]:
     """Versions of this process by name."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
-        module = sys.modules.get(name)
-        version = getattr(module, "__version__", None)
-        if version is None:
-            try:
-                version = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                continue
-        found[name] = str(version)
+        version = getattr(sys.modules.get(name), "__version__", None) or _installed(name)
+        if version is not None:
+            found[name] = str(version)
     return found
+
+
+def _installed(name: str) -> str | None:
+    """The version of a package that is not loaded.
+
+    By the names of folders, as the packaging standard has them: `importlib.metadata` is slow to load, and a
+    worker is asked while its first task waits.
+    """
+    for folder in sys.path:
+        try:
+            entries = os.listdir(folder or ".")
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.startswith(f"{name}-") and entry.endswith(".dist-info"):
+                return entry.removeprefix(f"{name}-").removesuffix(".dist-info")
+    return None
 
 
 def mismatch(own: dict[str, str], workers: dict[str, dict[str, str]]) -> str | None:

@@ -20,7 +20,7 @@ from typing import Any
 from oxidask import _commands
 from oxidask._executor import frames, shared_memory
 from oxidask._executor.frames import Channel
-from oxidask._executor.worker_context import WorkerContext
+from oxidask._executor.worker_context import WorkerContext, serve_here
 from oxidask._intern import forget_callables
 
 #: Folder for code within the worker's folder.
@@ -37,7 +37,7 @@ class Commands:
 
     def serve(self) -> None:
         """Until the worker goes."""
-        self._enter()
+        serve_here(self._context)
         while (frame := self._channel.read()) is not None:
             kind, body = frame
             if kind != frames.COMMAND:
@@ -51,14 +51,6 @@ class Commands:
                 self._write(request, is_well, answer)
             except OSError:
                 return
-
-    def _enter(self) -> None:
-        """`get_worker` works here too."""
-        try:
-            from distributed.worker import _worker_cvar
-        except ImportError:
-            return
-        _worker_cvar.set(self._context)  # type: ignore[arg-type]
 
     def _answer(self, content: memoryview) -> tuple[bool, bytes]:
         try:

@@ -1,25 +1,27 @@
 """What a task sees of its worker: `distributed.get_worker`, `get_client`, `secede` and what is built on them.
 
-Owns the object behind `distributed.worker._worker_cvar` and what `distributed` keeps for each thread that
-runs tasks. The client of a task connects to the scheduler by itself, when it is first asked for, and is
-kept for the tasks that follow.
+Owns what stands for `distributed.worker._worker_cvar`, the object behind it, and what `distributed` keeps for
+each thread that runs tasks. The client of a task connects to the scheduler by itself, when it is first asked
+for, and is kept for the tasks that follow.
 
-Invariants: a task that never asks pays for nothing; a task that left its slot takes it again or ends.
+Invariants: a task that never asks pays for nothing, least of all for loading `distributed`; a task that left
+its slot takes it again or ends.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 
 from oxidask._executor import frames
 from oxidask._executor.frames import Channel
 from oxidask._executor.task import Task
+from oxidask._when_loaded import when_loaded
 
 SCHEDULER_VARIABLE = "OXIDASK_SCHEDULER"
 CERTIFICATES_VARIABLE = "OXIDASK_TLS_DIR"
@@ -108,7 +110,9 @@ class WorkerContext:
 
     def wait(self, awaitable: Any) -> Any:
         """The value of a coroutine, run in the event loop."""
-        return asyncio.run_coroutine_threadsafe(_awaited(awaitable), self.loop.asyncio_loop).result()
+        import asyncio
+
+        return asyncio.run_coroutine_threadsafe(_awaited(self, awaitable), self.loop.asyncio_loop).result()
 
     def get_current_task(self) -> Any:
         """The key of the task that runs in this thread."""
@@ -128,7 +132,8 @@ class WorkerContext:
         """Profiles are not kept."""
 
 
-async def _awaited(value: Any) -> Any:
+async def _awaited(context: WorkerContext, value: Any) -> Any:
+    serve_here(context)
     return await value
 
 
@@ -206,26 +211,72 @@ class TaskThread:
     """The thread that runs tasks, as `distributed` knows such threads."""
 
     def __init__(self, context: WorkerContext, channel: Channel) -> None:
-        self._pool = pool = _Pool(channel)
-        try:
-            from distributed import threadpoolexecutor, worker
-        except ImportError:
-            self._state: Any = SimpleNamespace()
+        self._context = context
+        self._pool = _Pool(channel)
+        self._key: str | None = None
+        self._began = 0.0
+        #: What `distributed` keeps for this thread, once a task has asked for its worker.
+        self._state: Any = None
+        serve_here(context, self._enter)
+
+    def _enter(self) -> None:
+        if self._state is not None:
             return
-        self._state = worker.thread_state
-        self._state.execution_state = {"worker": context}
+        from distributed import threadpoolexecutor, worker
+
+        self._state = state = worker.thread_state
+        state.execution_state = {"worker": self._context}
+        state.key, state.start_time = self._key, self._began
         threadpoolexecutor.thread_state.proceed = True
-        threadpoolexecutor.thread_state.executor = pool
-        worker._worker_cvar.set(context)  # type: ignore[arg-type]
+        threadpoolexecutor.thread_state.executor = self._pool
 
     def begin(self, task: Task) -> None:
         """A task runs from here on."""
-        pool, state = self._pool, self._state
-        pool.run = task.run
-        pool._threads.is_in = True
-        state.key = task.key
-        state.start_time = time.time()
+        self._pool.run = task.run
+        self._pool._threads.is_in = True
+        self._key, self._began = task.key, time.time()
+        if self._state is not None:
+            self._state.key, self._state.start_time = self._key, self._began
 
     def end(self) -> None:
         """No task runs any more."""
-        self._state.key = None
+        if self._state is not None:
+            self._state.key = None
+
+
+#: The worker that functions in a thread see, and what is to be done when the first of them asks.
+_here = threading.local()
+
+
+def serve_here(context: WorkerContext, enter: Callable[[], None] = lambda: None) -> None:
+    """Functions that run in this thread have this worker. `enter` is called each time one asks for it."""
+    _here.context, _here.enter = context, enter
+    when_loaded("distributed.worker", _stand_in)
+
+
+def _stand_in() -> None:
+    from distributed import worker
+
+    if not isinstance(worker._worker_cvar, _WorkerVariable):
+        worker._worker_cvar = _WorkerVariable(worker._worker_cvar)  # type: ignore[assignment]
+    # Threads that are started with a copy of this thread's variables have its worker too.
+    worker._worker_cvar.get(None)
+
+
+class _WorkerVariable:
+    """Stands for the variable behind `get_worker`: a worker that somebody has set, else that of the thread."""
+
+    def __init__(self, plain: ContextVar[Any]) -> None:
+        self._plain = plain
+        self.set, self.reset = plain.set, plain.reset
+
+    def get(self, *default: Any) -> Any:
+        """The worker; `LookupError` if there is none and no default is given."""
+        found = self._plain.get(None)
+        context = getattr(_here, "context", None)
+        if context is None or found not in (None, context):
+            return self._plain.get(*default)
+        _here.enter()
+        if found is None:
+            self._plain.set(context)
+        return context

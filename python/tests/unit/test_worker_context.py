@@ -5,12 +5,25 @@ Private names of `distributed` on which this rests fail here first when a releas
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from distributed import Lock, LocalCluster, Semaphore, Variable, get_client, get_worker, rejoin, secede, worker_client
+from distributed import (
+    Client,
+    LocalCluster,
+    Lock,
+    Semaphore,
+    Variable,
+    get_client,
+    get_worker,
+    rejoin,
+    secede,
+    worker_client,
+)
 
 from oxidask._executor import frames, worker_context
 from oxidask._executor.task import Task
@@ -157,3 +170,65 @@ def test_coroutines_are_awaited(context: WorkerContext) -> None:
         return get_worker().name
 
     assert in_task(context, lambda: context.wait(name()))[0] == "w7"
+
+
+def test_a_task_that_does_not_ask_loads_nothing_of_dask() -> None:
+    """In a process of its own: here `distributed` is loaded already."""
+    program = """
+import sys, threading
+from oxidask._executor.task import Task
+from oxidask._executor.worker_context import TaskThread, WorkerContext, serve_here
+context = WorkerContext()
+thread = TaskThread(context, None)
+thread.begin(Task(1, 1, 1, 1, "first", memoryview(b""), []))
+thread.end()
+thread.begin(Task(2, 1, 1, 1, "second", memoryview(b""), []))
+assert not [name for name in sys.modules if name.partition(".")[0] in ("dask", "distributed")], "loaded"
+
+found = []
+def beside():
+    serve_here(context)
+    from distributed import get_worker
+    found.append(get_worker())
+other = threading.Thread(target=beside)
+other.start()
+other.join()
+assert found == [context]
+
+from distributed import get_worker
+from distributed.worker import thread_state
+assert not hasattr(thread_state, "key"), "nobody has asked here"
+assert get_worker() is context and get_worker().get_current_task() == "second"
+thread.end()
+thread.begin(Task(3, 1, 1, 1, "third", memoryview(b""), []))
+assert get_worker().get_current_task() == "third"
+
+def stranger():
+    try:
+        get_worker()
+    except ValueError as error:
+        found.append(error)
+other = threading.Thread(target=stranger)
+other.start()
+other.join()
+assert isinstance(found[1], ValueError), "a thread of the task's own has no worker, as with Dask"
+
+import contextvars
+with_variables = threading.Thread(target=contextvars.copy_context().run, args=(lambda: found.append(get_worker()),))
+with_variables.start()
+with_variables.join()
+assert found[2] is context, "unless it has the task's variables, as with Dask"
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_worker_of_dask_within_a_task_is_its_own(context: WorkerContext) -> None:
+    def look() -> tuple[str, str]:
+        before = get_worker().name
+        with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as inner:
+            with Client(inner, set_as_default=False) as client:
+                within = client.submit(lambda: type(get_worker()).__name__).result()
+        return before, within
+
+    assert in_task(context, look)[0] == ("w7", "Worker")

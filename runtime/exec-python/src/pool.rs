@@ -124,13 +124,22 @@ impl Pool {
         self.next_run.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A process with room for one task.
+    /// A process with room for one task. Libraries that are being loaded are waited for only as long
+    /// as the task may need them.
     pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Lease, PythonError> {
+        self.reserve(true).await
+    }
+
+    async fn reserve(self: &Arc<Self>, is_task: bool) -> Result<Lease, PythonError> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let child = match self.choose() {
+            let choice = self.choose();
+            if is_task && !matches!(choice, Choice::Child(_)) {
+                self.hurry.notify_one();
+            }
+            let child = match choice {
                 Choice::Child(child) => child,
                 Choice::Start(starting) => {
                     // Goes on if nobody waits for it any more: the process is there for others.
@@ -212,13 +221,13 @@ impl Pool {
         let depth = self.config.tasks_per_child.max(1) as usize;
         let may_start = at_work < slots && state.children.len() < slots + AWAY_MAX;
         match best {
-            Some((child, 0)) => reserve(child),
+            Some((child, 0)) => take(child),
             _ if may_start => {
                 state.starting += 1;
                 drop(state);
                 Choice::Start(Starting(Arc::clone(self)))
             }
-            Some((child, load)) if load < depth => reserve(child),
+            Some((child, load)) if load < depth => take(child),
             _ => Choice::Wait,
         }
     }
@@ -319,7 +328,7 @@ impl Pool {
             state.children.clone()
         };
         if live.is_empty() {
-            let lease = self.acquire().await?;
+            let lease = self.reserve(false).await?;
             return Ok(vec![Arc::clone(&lease.child)]);
         }
         Ok(live)
@@ -372,7 +381,6 @@ impl Pool {
 /// Starts a process, which is free then.
 async fn start_child(starting: Starting) -> Result<(), PythonError> {
     let pool = &starting.0;
-    pool.hurry.notify_one();
     let server = pool.server().await?;
     let segments = Arc::clone(&pool.segments);
     let child = Child::start(server, segments, Arc::clone(&pool.changed)).await?;
@@ -381,7 +389,7 @@ async fn start_child(starting: Starting) -> Result<(), PythonError> {
     Ok(())
 }
 
-fn reserve(child: Arc<Child>) -> Choice {
+fn take(child: Arc<Child>) -> Choice {
     child.load.fetch_add(1, Ordering::Relaxed);
     Choice::Child(child)
 }
