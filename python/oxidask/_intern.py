@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import operator
 import pickle
 import threading
 import types
@@ -29,6 +30,7 @@ from typing import Any
 
 import cloudpickle
 
+from oxidask._parts import FINGERPRINT_BYTES, fingerprint_of_item
 from oxidask._steady import ATOMS, are_same, parts_of
 
 PROTOCOL = 5
@@ -40,6 +42,9 @@ PLAIN = b"\x00"
 #: Arguments whose pickle has persistent ids: n >= 0 is a place in the table, n < 0 is input -1 - n,
 #: (n,) is the result of step n.
 LINKED = b"\x01"
+#: Arguments that take one part of the only input: its fingerprint (see `_parts`), then the arguments as they would
+#: be without it, for a value that has no parts.
+PART = b"\x02"
 #: Callables that a process keeps unpickled.
 CACHE_ENTRIES_MAX = 4096
 DIGEST_BYTES = 16
@@ -75,6 +80,9 @@ class StepResult:
 def input_marker(position: int) -> Marker:
     """The marker of the task's input at this position."""
     return Marker(-1 - position)
+
+
+_FIRST_INPUT = -1
 
 
 def step_marker(step: int) -> Marker:
@@ -231,6 +239,10 @@ class TableWriter:
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Arguments of one call; args may hold markers of inputs."""
+        if function is operator.getitem and len(args) == 2 and not kwargs and type(args[0]) is Marker:
+            mark = fingerprint_of_item(args[1]) if args[0].link == _FIRST_INPUT else None
+            if mark is not None:
+                return PART + mark + LINKED + self._dump((self.place(function), args))
         place = self.place(function)
         if all(type(value) in ATOMS for value in args) and all(type(value) in ATOMS for value in kwargs.values()):
             return PLAIN + pickle.dumps((place, args, kwargs) if kwargs else (place, args), PROTOCOL)
@@ -350,6 +362,9 @@ class Table:
         """Read a task's arguments; raises what unpickling raises."""
         arguments = memoryview(arguments)
         tag = bytes(arguments[:1])
+        if tag == PART:
+            arguments = arguments[1 + FINGERPRINT_BYTES :]
+            tag = bytes(arguments[:1])
         if tag == PLAIN:
             record = pickle.loads(arguments[1:])
         elif tag == LINKED:

@@ -9,7 +9,8 @@ other, are the payload; `decode` copies no buffer, so what it gives is as writab
 
 Kinds: 0 is JSON, 1 bytes, 2 an Arrow stream, 5 a pickle of protocol 5 with its buffers: how many byte
 strings and the length of each as 64-bit little-endian numbers, then the pickle, then the buffers, each
-at a multiple of 64 bytes.
+at a multiple of 64 bytes. A value of several frames or arrays has a form in which each can be read alone,
+see `_parts`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ SLICES = 3
 GRAPH = 4
 PYTHON = 5
 
+#: Of pickles.
+PROTOCOL = 5
+
 ALIGNMENT_BYTES = 64
 _PADDING = bytes(ALIGNMENT_BYTES)
 _NUMBER = struct.Struct("<Q")
@@ -37,6 +41,8 @@ _ONE = struct.Struct("<QQ")
 
 #: Types whose pickles have no buffers and no class of the user's.
 _PLAIN = frozenset({int, float, bool, str, type(None), complex})
+
+_CONTAINERS = (dict, list, tuple)
 
 #: A sliced Arrow array is made compact when its buffers are larger than this many times its own part.
 _SLACK_FACTOR = 2
@@ -53,7 +59,7 @@ def encode(value: Any) -> tuple[int, Buffers]:
     """The kind of the payload and its bytes, as buffers one behind the other."""
     kind = type(value)
     if kind in _PLAIN:
-        stream = pickle.dumps(value, protocol=5)
+        stream = pickle.dumps(value, protocol=PROTOCOL)
         return PYTHON, [_ONE.pack(1, len(stream)), stream]
     if kind is bytes:
         return BYTES, [value]
@@ -67,8 +73,13 @@ def encode(value: Any) -> tuple[int, Buffers]:
         from oxidask import _frames as tables
 
         return TABLE, tables.encode_table(value)
-    pickled, buffers = _pickle(value)
-    return PYTHON, _with_index(pickled, buffers)
+    elif isinstance(value, _CONTAINERS):
+        from oxidask import _parts
+
+        parts = _parts.divided(value)
+        if parts is not None:
+            return PYTHON, parts
+    return PYTHON, pickled(value)
 
 
 def size(buffers: Iterable[Any]) -> int:
@@ -82,7 +93,7 @@ def size(buffers: Iterable[Any]) -> int:
 def decode(kind: int, view: Any) -> Any:
     """The value behind a payload. The view must be contiguous; the value may keep it."""
     if kind == PYTHON:
-        value = _unpickle(view)
+        value = unpickled(view)
         return copied_when_written(value) if type(value).__module__.startswith("pandas") else value
     if kind == BYTES:
         return bytes(view)
@@ -123,22 +134,30 @@ def _frames() -> Any:
 # Pickles.
 
 
-def _with_index(stream: bytes, buffers: list[memoryview]) -> Buffers:
-    lengths = [len(stream), *(buffer.nbytes for buffer in buffers)]
+def pickled(value: Any) -> Buffers:
+    """The value as a pickle with its buffers, behind their index."""
+    stream, buffers = _pickle(value)
+    return with_index(stream, [[buffer] for buffer in buffers])
+
+
+def with_index(stream: bytes, buffers: list[Buffers]) -> Buffers:
+    """A pickle and its buffers, each given in pieces, behind their index."""
+    lengths = [len(stream), *(size(pieces) for pieces in buffers)]
     index = struct.pack(f"<{len(lengths) + 1}Q", len(lengths), *lengths)
     parts: Buffers = [index, stream]
     end = len(index) + len(stream)
-    for buffer in buffers:
+    for pieces, length in zip(buffers, lengths[1:], strict=True):
         if padding := -end % ALIGNMENT_BYTES:
             parts.append(_PADDING[:padding])
             end += padding
-        if buffer.nbytes:
-            parts.append(buffer)
-            end += buffer.nbytes
+        if length:
+            parts.extend(pieces)
+            end += length
     return parts
 
 
-def _unpickle(view: Any) -> Any:
+def unpickled(view: Any) -> Any:
+    """The value of a pickle with its buffers."""
     (count,) = _NUMBER.unpack_from(view)
     index_bytes = 8 * (count + 1)
     view = memoryview(view)
@@ -164,7 +183,7 @@ def _pickle(value: Any) -> tuple[bytes, list[memoryview]]:
     buffers: list[pickle.PickleBuffer] = []
     try:
         file = io.BytesIO()
-        pickler = pickle.Pickler(file, protocol=5, buffer_callback=buffers.append)
+        pickler = pickle.Pickler(file, protocol=PROTOCOL, buffer_callback=buffers.append)
         pickler.dispatch_table = _dispatch_table()
         pickler.dump(value)
         stream = file.getvalue()
@@ -182,7 +201,7 @@ def _pickle_by_value(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
 
     try:
         file = io.BytesIO()
-        pickler = cloudpickle.Pickler(file, protocol=5, buffer_callback=buffers.append)
+        pickler = cloudpickle.Pickler(file, protocol=PROTOCOL, buffer_callback=buffers.append)
         pickler.dispatch_table = {**pickler.dispatch_table, **_dispatch_table()}
         pickler.dump(value)
         return file.getvalue()

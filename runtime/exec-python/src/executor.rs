@@ -15,6 +15,7 @@ use crate::child::{Child, STALL};
 use crate::config::PythonConfig;
 use crate::death::Death;
 use crate::error::PythonError;
+use crate::parts;
 use crate::pool::{Lease, Pool};
 use crate::send;
 use crate::turn::{Answer, Handed};
@@ -112,6 +113,9 @@ impl Program for PythonProgram {
         context: TaskContext,
     ) -> BoxFuture<'static, Result<Payload, TaskError>> {
         async move {
+            if let Some(part) = parts::taken(&context.arguments, &inputs).await {
+                return Ok(part);
+            }
             let cancelled = context.cancelled.clone();
             let ran = self.run_in_child(inputs, context);
             let outcome = tokio::select! {

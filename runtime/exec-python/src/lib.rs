@@ -16,6 +16,7 @@ mod executor;
 mod fork_server;
 mod frame;
 mod line;
+mod parts;
 mod pool;
 mod segment;
 mod send;

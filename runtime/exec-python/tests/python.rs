@@ -177,6 +177,30 @@ async fn values_come_and_go_in_every_form() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_of_a_value_is_taken_without_python() {
+    let worker = Worker::new(config(1));
+    let groups = worker.run("groups", vec![]).await.unwrap();
+    let nowhere = Worker::new(PythonConfig {
+        program: "/no/such/python".into(),
+        ..config(1)
+    });
+    let group = nowhere.run("group", vec![groups.clone()]).await.unwrap();
+    assert!(group.len() > 40_000 && group.len() < 45_000);
+    assert_eq!(worker.text("table_sum", vec![group]).await, "12497500");
+    // What is not there, and values that have no parts, Python itself deals with.
+    let error = nowhere
+        .run("no_group", vec![groups.clone()])
+        .await
+        .unwrap_err();
+    assert_eq!(error.diagnostic.code, Code::PythonStart);
+    let error = worker.run("no_group", vec![groups]).await.unwrap_err();
+    assert!(error.diagnostic.message.contains("KeyError: 8"));
+    let array = worker.run("array", vec![]).await.unwrap();
+    let number = worker.run("group", vec![array]).await.unwrap();
+    assert_eq!(worker.text("text", vec![number]).await, "np.float64(1.5)");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn inputs_are_read_only_unless_copies_are_asked_for() {
     let worker = Worker::new(config(1));
     let array = worker.run("array", vec![]).await.unwrap();

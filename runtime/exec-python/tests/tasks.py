@@ -5,6 +5,7 @@ One line for each function: name, table and arguments, the last two in hexadecim
 
 from __future__ import annotations
 
+import operator
 import sys
 
 from oxidask._intern import TableWriter, input_marker
@@ -26,6 +27,12 @@ def table():
     import pandas
 
     return pandas.DataFrame({"a": range(50_000), "b": ["x"] * 50_000})
+
+
+def groups():
+    import pandas
+
+    return {number: pandas.DataFrame({"a": range(number * 1000)}) for number in range(8)}
 
 
 def table_sum(frame):
@@ -215,6 +222,9 @@ CALLS = {
     "types": (types, (input_marker(0), input_marker(1), input_marker(2))),
     "table": (table, ()),
     "table_sum": (table_sum, (input_marker(0),)),
+    "groups": (groups, ()),
+    "group": (operator.getitem, (input_marker(0), 5)),
+    "no_group": (operator.getitem, (input_marker(0), 8)),
     "array": (array, ()),
     "count": (count, tuple(input_marker(number) for number in range(900))),
     "array_sum": (array_sum, (input_marker(0),)),
