@@ -229,6 +229,12 @@ impl Core {
         view::cluster(self)
     }
 
+    /// Whether a worker has been given more than it can run at a time. Looks at each worker.
+    pub fn has_queues(&self) -> bool {
+        let mut workers = self.fleet.iter();
+        workers.any(|(_, worker)| worker.load > u64::from(worker.slots))
+    }
+
     fn task<'a, T>(&'a self, task: TaskRef, read: impl FnOnce(&'a Graph, u32) -> T) -> Option<T> {
         let graph = self.graphs.get(&task.graph)?;
         graph.has(task.task).then(|| read(graph, task.task.0))

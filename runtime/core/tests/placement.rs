@@ -37,6 +37,27 @@ fn long_tasks_stay_here_and_tiny_ones_are_queued_deep() {
 }
 
 #[test]
+fn more_than_the_slots_can_take_is_a_queue() {
+    let mut cluster = Cluster::new()
+        .workers(2, slots(2))
+        .submit(plan().tasks(5).wants(&[0, 1, 2, 3, 4]));
+    assert!(!cluster.core.has_queues());
+    assert_eq!(cluster.place_tasks().len(), 5);
+    assert!(cluster.core.has_queues());
+    cluster.finish_with(0, 8, 2);
+    let full = cluster
+        .core
+        .workers()
+        .iter()
+        .any(|worker| worker.queued > 2);
+    assert_eq!(cluster.core.has_queues(), full);
+    for task in 1..5 {
+        cluster.finish_with(task, 8, 2);
+    }
+    assert!(!cluster.core.has_queues());
+}
+
+#[test]
 fn tasks_go_where_their_big_inputs_are() {
     let graph = plan()
         .task("a")

@@ -5,9 +5,10 @@
 //! conversation the loop therefore looks for the next input before it sleeps, as `cpuidle-haltpoll`
 //! does in Linux. Owns that decision; looks at nothing and sleeps by itself.
 //!
-//! Invariants: it stays awake only if it told peers something twice within [`AWAKE_TIME`], and no
-//! longer than that without telling them more; where somebody else needs the processor it sleeps at
-//! once, and looks again only after a rest that doubles.
+//! Invariants: it stays awake only if it told peers something twice within [`AWAKE_TIME`] while no
+//! task waited for a slot, for then nobody waits for the loop; and no longer than that without telling
+//! them more. Where somebody else needs the processor it sleeps at once, and looks again only after a
+//! rest that doubles.
 
 use std::time::{Duration, Instant};
 
@@ -46,8 +47,12 @@ impl Attention {
         }
     }
 
-    /// Something was told to a peer.
-    pub(crate) fn told(&mut self, now: Instant) {
+    /// Something was told to a peer, while tasks had to wait for slots or not.
+    pub(crate) fn told(&mut self, now: Instant, tasks_wait: bool) {
+        if tasks_wait {
+            (self.told_at, self.awake_until) = (None, None);
+            return;
+        }
         let is_conversation = |at| now.saturating_duration_since(at) < AWAKE_TIME;
         if self.is_possible && self.told_at.is_some_and(is_conversation) {
             self.awake_until = Some(now + AWAKE_TIME);
@@ -80,8 +85,8 @@ mod tests {
     fn conversation() -> (Attention, Instant) {
         let mut attention = Attention::new(2);
         let now = Instant::now();
-        attention.told(now);
-        attention.told(now + AWAKE_TIME / 2);
+        attention.told(now, false);
+        attention.told(now + AWAKE_TIME / 2, false);
         (attention, now + AWAKE_TIME / 2)
     }
 
@@ -90,7 +95,7 @@ mod tests {
         let (mut attention, now) = conversation();
         assert!(attention.is_awake(now));
         assert!(!attention.is_awake(now + AWAKE_TIME));
-        attention.told(now + AWAKE_TIME / 2);
+        attention.told(now + AWAKE_TIME / 2, false);
         assert!(attention.is_awake(now + AWAKE_TIME));
     }
 
@@ -100,17 +105,28 @@ mod tests {
         let now = Instant::now();
         for turn in 0..10 {
             let at = now + AWAKE_TIME * turn;
-            attention.told(at);
+            attention.told(at, false);
             assert!(!attention.is_awake(at));
         }
+    }
+
+    #[test]
+    fn work_that_waits_for_slots_is_no_conversation() {
+        let (mut attention, now) = conversation();
+        attention.told(now, true);
+        assert!(!attention.is_awake(now));
+        attention.told(now, false);
+        assert!(!attention.is_awake(now), "it begins anew");
+        attention.told(now, false);
+        assert!(attention.is_awake(now));
     }
 
     #[test]
     fn without_a_second_processor_it_always_sleeps() {
         let mut attention = Attention::new(1);
         let now = Instant::now();
-        attention.told(now);
-        attention.told(now);
+        attention.told(now, false);
+        attention.told(now, false);
         assert!(!attention.is_awake(now));
     }
 
@@ -120,11 +136,11 @@ mod tests {
         let mut rests = Vec::new();
         for _ in 0..8 {
             attention.was_away(now);
-            attention.told(now);
+            attention.told(now, false);
             let began = now;
             while !attention.is_awake(now) {
                 now += Duration::from_micros(500);
-                attention.told(now);
+                attention.told(now, false);
             }
             rests.push((now - began).as_millis());
         }
@@ -132,8 +148,8 @@ mod tests {
         attention.found();
         attention.was_away(now);
         assert!(!attention.is_awake(now));
-        attention.told(now + REST_TIME_MIN);
-        attention.told(now + REST_TIME_MIN);
+        attention.told(now + REST_TIME_MIN, false);
+        attention.told(now + REST_TIME_MIN, false);
         assert!(attention.is_awake(now + REST_TIME_MIN));
     }
 }

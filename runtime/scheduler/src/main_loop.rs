@@ -427,8 +427,10 @@ impl MainLoop {
     }
 
     fn flush(&mut self) {
-        if !(self.workers_to_flush.is_empty() && self.clients_to_flush.is_empty()) {
-            self.attention.told(Instant::now());
+        let has_told = !(self.workers_to_flush.is_empty() && self.clients_to_flush.is_empty());
+        if has_told && self.workers.len() <= SHARING_PEERS_MAX {
+            let tasks_wait = self.has_more_to_place || self.core.has_queues();
+            self.attention.told(Instant::now(), tasks_wait);
         }
         for worker in self.workers_to_flush.drain(..) {
             if let Some(link) = self.workers.get_mut(&worker)
