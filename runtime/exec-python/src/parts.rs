@@ -14,8 +14,8 @@ const PART: u8 = 2;
 const MARK: &[u8; 8] = b"oxiparts";
 /// Bytes of a number of the index, and of a fingerprint.
 const NUMBER_BYTES: usize = 8;
-/// Where buffers begin.
-const ALIGNMENT_BYTES: usize = crate::segment::ALIGNMENT_BYTES as usize;
+/// Buffers begin at multiples of this.
+const ALIGNMENT_BYTES: usize = 64;
 /// More parts than this are never written.
 const PARTS_MAX: usize = 4096;
 
@@ -44,12 +44,12 @@ fn found<'a>(arguments: &[u8], inputs: &'a [Payload]) -> Option<(&'a Payload, us
     if input.kind != PayloadKind::Python {
         return None;
     }
-    let (start, length) = place(&input.parts, rest.first_chunk()?)?;
+    let (start, length) = place(&input.parts, *rest.first_chunk()?)?;
     Some((input, start, length))
 }
 
 /// Where the part with this fingerprint begins in a payload, and how long it is.
-fn place(parts: &[Bytes], fingerprint: &[u8; NUMBER_BYTES]) -> Option<(usize, usize)> {
+fn place(parts: &[Bytes], fingerprint: [u8; NUMBER_BYTES]) -> Option<(usize, usize)> {
     let buffers = number(parts, 0)?.checked_sub(1)?;
     if buffers == 0 || buffers > PARTS_MAX {
         return None;
@@ -63,7 +63,7 @@ fn place(parts: &[Bytes], fingerprint: &[u8; NUMBER_BYTES]) -> Option<(usize, us
         return None;
     }
     let mut fingerprints = fingerprints.chunks_exact(NUMBER_BYTES);
-    let wanted = fingerprints.position(|one| one == fingerprint)?;
+    let wanted = fingerprints.position(|one| *one == fingerprint)?;
     let mut end = pickle_end;
     for buffer in 0..=wanted {
         let length = number(parts, NUMBER_BYTES * (buffer + 2))?;
@@ -172,16 +172,17 @@ mod tests {
     #[test]
     fn what_is_not_of_this_form_is_left_to_python() {
         let bytes = whole(b"pickle.", [&[1; 100], &[2; 7]]);
-        let input = Payload::new(PayloadKind::Python, bytes.clone());
-        assert_eq!(part_of(&arguments(ONE)[1..], &[input.clone()]), None);
-        assert_eq!(part_of(&arguments(ONE)[..5], &[input.clone()]), None);
-        assert_eq!(part_of(&[], &[input.clone()]), None);
+        let inputs = [Payload::new(PayloadKind::Python, bytes.clone())];
+        assert_eq!(part_of(&arguments(ONE)[1..], &inputs), None);
+        assert_eq!(part_of(&arguments(ONE)[..5], &inputs), None);
+        assert_eq!(part_of(&[], &inputs), None);
         assert_eq!(part_of(&arguments(ONE), &[]), None);
+        let [input] = inputs;
         assert_eq!(part_of(&arguments(ONE), &[input.clone(), input]), None);
         let table = Payload::new(PayloadKind::Table, bytes.clone());
         assert_eq!(part_of(&arguments(ONE), &[table]), None);
         let marked = bytes.windows(8).position(|window| window == MARK);
-        let mut unmarked = bytes.clone();
+        let mut unmarked = bytes;
         unmarked[marked.expect("it has a mark")] = b'-';
         assert_eq!(part(&unmarked, ONE), None);
     }
