@@ -76,7 +76,8 @@ def divided(value: Any) -> list[Any] | None:
 @functools.lru_cache(256)
 def _is_plain_dict(kind: type) -> bool:
     """Whether it is a dictionary and nothing more, as `ShuffleGroupResult` of Dask."""
-    has_own = any(getattr(kind, name) is not getattr(dict, name) for name in ("__getitem__", "__reduce_ex__", "__reduce__"))
+    names = ("__getitem__", "__reduce_ex__", "__reduce__")
+    has_own = any(getattr(kind, name) is not getattr(dict, name) for name in names)
     return not has_own and not hasattr(kind, "__missing__") and kind.__module__ != "__main__"
 
 
