@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use oxidask_diagnostic::Diagnostic;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use tokio::task::block_in_place;
 
 /// How long calls that have begun may take at the interpreter's end.
 const END_TIME_MAX: Duration = Duration::from_secs(2);
@@ -26,14 +27,15 @@ impl Drop for Call {
     }
 }
 
-/// Runs something with the interpreter's lock; `None` if the interpreter ends.
+/// Runs something with the interpreter's lock; `None` if the interpreter ends. Whoever has the lock may
+/// keep it for long: meanwhile other threads do the work of the runtime.
 pub(crate) fn attached<T>(run: impl FnOnce(Python<'_>) -> T) -> Option<T> {
     CALLS.fetch_add(1, Ordering::SeqCst);
     let _call = Call;
     if IS_ENDING.load(Ordering::SeqCst) {
         return None;
     }
-    Python::try_attach(run)
+    block_in_place(|| Python::try_attach(run))
 }
 
 /// Whether nobody may be called any more.

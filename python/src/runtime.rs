@@ -10,7 +10,7 @@ use pyo3::PyResult;
 use pyo3::exceptions::PyRuntimeError;
 use tokio::runtime::{Builder, Runtime};
 
-/// One for a connection, one for whoever waits for the interpreter's lock.
+/// One for a connection, one for another.
 const VALUE_THREADS: usize = 2;
 
 struct Kept {

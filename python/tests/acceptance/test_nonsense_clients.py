@@ -8,6 +8,7 @@ of a client that vanished runs only with `OXIDASK_ALL_FAULTS=1`.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import subprocess
@@ -40,6 +41,8 @@ import oxidask
 IS_ALL = os.environ.get("OXIDASK_ALL_FAULTS") == "1"
 TEST_SECONDS_MAX = 30
 ANSWER_SECONDS_MAX = 15
+#: Longer than a connection may be silent: 10 s until it is asked for a sign of life, 5 s for the answer.
+HELD_SECONDS = 17
 #: How long the keys of a client that vanished stay, and how often that is looked at.
 GRACE_SECONDS = 60
 
@@ -65,6 +68,11 @@ def client(cluster: oxidask.LocalCluster) -> Iterator[Client]:
 
 def plus_one(number: int) -> int:
     return number + 1
+
+
+def sleeps(seconds: int) -> int:
+    time.sleep(seconds)
+    return seconds
 
 
 def divide(over: int) -> float:
@@ -322,6 +330,15 @@ def test_keyboard_interrupt_in_the_client(cluster: oxidask.LocalCluster) -> None
     said, _ = process.communicate(timeout=ANSWER_SECONDS_MAX)
     assert said.splitlines() == ["interrupted", "then 3"]
     assert process.returncode == 0
+
+
+def test_a_program_may_keep_the_interpreter_to_itself(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    # News comes meanwhile, and cannot be taken.
+    later = client.map(sleeps, [1, 2, 3], pure=False)
+    time.sleep(0.2)
+    ctypes.PyDLL(None).sleep(HELD_SECONDS)
+    assert client.gather(later) == [1, 2, 3]
+    assert not [record for record in caplog.records if record.name == "oxidask"]
 
 
 def test_a_client_in_a_forked_process(client: Client) -> None:
