@@ -34,6 +34,9 @@ const OUT_OF_MEMORY_AGE_MAX: Duration = Duration::from_millis(100);
 /// A standing command holds tasks up: what takes longer has gone wrong.
 const STANDING_SECONDS_MAX: u64 = 300;
 
+/// How long a command lets a worker load libraries that it may not need.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Standing commands that are kept; far above what anybody has plugins or files.
 const STANDING_MAX: usize = 10_000;
 
@@ -124,19 +127,18 @@ impl Pool {
         self.next_run.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A process with room for one task. Libraries that are being loaded are waited for only as long
-    /// as the task may need them.
+    /// A process with room for one task, which does not wait for libraries that it may not need.
     pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Lease, PythonError> {
         self.reserve(true).await
     }
 
-    async fn reserve(self: &Arc<Self>, is_task: bool) -> Result<Lease, PythonError> {
+    async fn reserve(self: &Arc<Self>, hurries: bool) -> Result<Lease, PythonError> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             let choice = self.choose();
-            if is_task && !matches!(choice, Choice::Child(_)) {
+            if hurries && !matches!(choice, Choice::Child(_)) {
                 self.hurry.notify_one();
             }
             let child = match choice {
@@ -328,7 +330,11 @@ impl Pool {
             state.children.clone()
         };
         if live.is_empty() {
-            let lease = self.reserve(false).await?;
+            // Clients look at versions when they connect, which is no reason to stop loading libraries.
+            let lease = match timeout(COMMAND_PATIENCE, self.reserve(false)).await {
+                Ok(lease) => lease?,
+                Err(_) => self.acquire().await?,
+            };
             return Ok(vec![Arc::clone(&lease.child)]);
         }
         Ok(live)
