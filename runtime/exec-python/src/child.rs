@@ -368,7 +368,7 @@ impl Child {
     fn answer(&self, run: u64, outcome: Result<Payload, TaskError>) {
         let first = {
             let mut state = self.lock();
-            state.tail.clear();
+            state.tail.clear(Instant::now());
             let is_first = state.waiting.front().is_some_and(|first| first.run == run);
             let first = is_first.then(|| state.waiting.pop_front()).flatten();
             // Before the answer: whoever hears that must know already who has the slot now.
@@ -409,7 +409,10 @@ impl Child {
     /// A line of a run, or of the one that it is at.
     fn take_line(&self, text: &str, level: Level, run: Option<u64>) {
         let mut state = self.lock();
-        state.tail.push(text);
+        match run {
+            Some(_) => state.tail.push(text),
+            None => state.tail.push_from_pipe(text, Instant::now()),
+        }
         let is_it = |waiting: &&Waiting| run.is_none_or(|run| waiting.run == run);
         let of = state.waiting.iter().find(is_it).map(|waiting| {
             let task = waiting.task.clone();
