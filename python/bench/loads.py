@@ -19,6 +19,8 @@ from typing import Any
 
 SYSTEMS = ("oxidask", "dask")
 GATE_PAUSE_SECONDS = 0.001
+#: Round trips before those that count.
+WARM_UP_TIMES = 20
 #: Until the tasks that can be sent to workers are there.
 SETTLED_SECONDS = 1.0
 #: Until a cluster that has just started has done what it does by itself.
@@ -121,7 +123,8 @@ def chain(client: Any, tasks: int) -> float:
 
 def round_trip(client: Any, times: int) -> float:
     """Milliseconds from `submit` to the result."""
-    client.submit(inc, 0, pure=False).result()
+    for number in range(WARM_UP_TIMES):
+        client.submit(inc, number, pure=False).result()
     began = time.perf_counter()
     for number in range(times):
         client.submit(inc, number, pure=False).result()
