@@ -200,26 +200,19 @@ def _without_worker(client: Any, name: str) -> None:
     setattr(client, name, remote)
 
 
-#: What the method that takes a graph begins with.
-_GRAPH_ARGUMENTS = ("expr", "keys")
-
-
 def _hand_graphs_over(client: Any) -> None:
     """Let graphs reach the transport as they are, prepared in the thread that submits them."""
     plain = getattr(client, "_graph_to_futures", None)
     if plain is None:
         return
-    signature = inspect.signature(plain)
-    if tuple(signature.parameters)[: len(_GRAPH_ARGUMENTS)] != _GRAPH_ARGUMENTS:
+    names = tuple(inspect.signature(plain).parameters)
+    if not {"expr", "keys"} <= set(names):
         return
 
     @functools.wraps(plain)
     def graph_to_futures(*args: Any, **kwargs: Any) -> Any:
-        if len(args) > len(_GRAPH_ARGUMENTS):
-            named = signature.bind(*args, **kwargs).arguments
-        else:
-            # As `Client` itself calls it; finding out by the signature takes a tenth of a `submit`.
-            named = dict(zip(_GRAPH_ARGUMENTS, args, strict=False)) | kwargs
+        # `Signature.bind` would take a tenth of a `submit`.
+        named = dict(zip(names, args, strict=False)) | kwargs
         if named.get("actors"):
             raise NotThereError("actors are not there on oxidask", "keep state in a worker plugin or a variable")
         keys = list(named["keys"])

@@ -95,25 +95,25 @@ class WaitingThreads:
 
     def hand_over(self, wire: str, payload: Payload) -> bool:
         """Give a value to the threads that wait for it, from any thread; false if there are none."""
-        waiters = self._waiters.pop(wire, None)
-        if not waiters:
-            return False
-        for waiter in tuple(waiters):
-            waiter.payload = payload
-            waiter.lock.release()
-        return True
+        return self._release(wire, payload)
 
     def wake(self, wires: Iterable[str]) -> None:
         """There is news of these keys."""
         if self._waiters:
             for wire in wires:
-                # A copy: a thread that has waited long enough takes itself out.
-                for waiter in tuple(self._waiters.pop(wire, ())):
-                    waiter.lock.release()
+                self._release(wire, None)
 
     def wake_all(self) -> None:
         """There may be news of any key."""
         self.wake(list(self._waiters))
+
+    def _release(self, wire: str, payload: Payload | None) -> bool:
+        # A copy: a thread that has waited long enough takes itself out.
+        waiters = tuple(self._waiters.pop(wire, ()))
+        for waiter in waiters:
+            waiter.payload = payload
+            waiter.lock.release()
+        return bool(waiters)
 
 
 def wait_in_thread(client: Any, connection_of: Callable[[], Connection]) -> None:

@@ -10,7 +10,7 @@ use pyo3::PyResult;
 use pyo3::exceptions::PyRuntimeError;
 use tokio::runtime::{Builder, Runtime};
 
-/// One for a connection, one for another.
+/// Values of two workers are read at a time, each over a connection of its own.
 const VALUE_THREADS: usize = 2;
 
 struct Kept {

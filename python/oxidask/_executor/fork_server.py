@@ -49,7 +49,7 @@ def main() -> None:
     os.dup2(quiet, 0)
     os.close(quiet)
     _raise_limits()
-    # Loading makes nothing but what stays: looking for garbage meanwhile takes a tenth of the time.
+    # Loading makes nothing but what stays: looking for garbage meanwhile only takes time.
     gc.disable()
     notes = _preload(channel)
     gc.freeze()

@@ -50,12 +50,14 @@ fn found<'a>(arguments: &[u8], inputs: &'a [Payload]) -> Option<(&'a Payload, us
 
 /// Where the part with this fingerprint begins in a payload, and how long it is.
 fn place(parts: &[Bytes], fingerprint: [u8; NUMBER_BYTES]) -> Option<(usize, usize)> {
-    let buffers = number(parts, 0)?.checked_sub(1)?;
+    let buffers = number(&copied(parts, 0, NUMBER_BYTES)?)?.checked_sub(1)?;
     if buffers == 0 || buffers > PARTS_MAX {
         return None;
     }
     let index_bytes = NUMBER_BYTES * (buffers + 2);
-    let pickle_end = index_bytes.checked_add(number(parts, NUMBER_BYTES)?)?;
+    let index = copied(parts, NUMBER_BYTES, index_bytes - NUMBER_BYTES)?;
+    let mut lengths = index.chunks_exact(NUMBER_BYTES).map(number);
+    let pickle_end = index_bytes.checked_add(lengths.next()??)?;
     let directory = pickle_end.checked_sub(NUMBER_BYTES * (buffers + 2))?;
     let written = copied(parts, directory, pickle_end - directory)?;
     let (fingerprints, end) = written.split_at(NUMBER_BYTES * buffers);
@@ -65,8 +67,8 @@ fn place(parts: &[Bytes], fingerprint: [u8; NUMBER_BYTES]) -> Option<(usize, usi
     let mut fingerprints = fingerprints.chunks_exact(NUMBER_BYTES);
     let wanted = fingerprints.position(|one| *one == fingerprint)?;
     let mut end = pickle_end;
-    for buffer in 0..=wanted {
-        let length = number(parts, NUMBER_BYTES * (buffer + 2))?;
+    for (buffer, length) in lengths.enumerate() {
+        let length = length?;
         let start = if length == 0 {
             end
         } else {
@@ -80,8 +82,7 @@ fn place(parts: &[Bytes], fingerprint: [u8; NUMBER_BYTES]) -> Option<(usize, usi
     None
 }
 
-fn number(parts: &[Bytes], start: usize) -> Option<usize> {
-    let bytes = copied(parts, start, NUMBER_BYTES)?;
+fn number(bytes: &[u8]) -> Option<usize> {
     usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()
 }
 

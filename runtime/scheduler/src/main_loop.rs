@@ -179,6 +179,9 @@ impl MainLoop {
             }
             self.place();
             self.journal_round();
+            if is_shared {
+                self.attend();
+            }
             self.flush();
             self.look_after_round(self.events);
             self.metrics.count_events(std::mem::take(&mut self.events));
@@ -204,8 +207,18 @@ impl MainLoop {
                 return;
             }
             yield_now().await;
+            if !inputs.is_empty() {
+                self.attention.found();
+            }
         }
-        self.attention.found();
+    }
+
+    /// Notes whether this round tells peers something.
+    fn attend(&mut self) {
+        if !(self.workers_to_flush.is_empty() && self.clients_to_flush.is_empty()) {
+            let tasks_wait = self.has_more_to_place || self.core.has_queues();
+            self.attention.told(Instant::now(), tasks_wait);
+        }
     }
 
     fn take(&mut self, input: Input) {
@@ -427,11 +440,6 @@ impl MainLoop {
     }
 
     fn flush(&mut self) {
-        let has_told = !(self.workers_to_flush.is_empty() && self.clients_to_flush.is_empty());
-        if has_told && self.workers.len() <= SHARING_PEERS_MAX {
-            let tasks_wait = self.has_more_to_place || self.core.has_queues();
-            self.attention.told(Instant::now(), tasks_wait);
-        }
         for worker in self.workers_to_flush.drain(..) {
             if let Some(link) = self.workers.get_mut(&worker)
                 && !link.flush()
