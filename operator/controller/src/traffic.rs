@@ -1,20 +1,23 @@
-//! What goes over the wire to the API server: counted, and tried again when the server asks for it.
+//! What goes over the wire to the API server: counted, and tried again when that is worth it.
 //!
 //! A request that is turned away because the server is busy waits as long as the server says, a few
-//! times; after that the object's own waits apply.
+//! times. One that breaks on the way, or in the server, goes once more if it does no harm twice: a turn
+//! makes dozens of them, and would otherwise begin anew, later each time, for each that breaks. After
+//! that the object's own waits apply.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::http::{Method, Request, Response, Uri};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{Method, Request, Response, StatusCode, Uri};
 use futures::future::BoxFuture;
-use kube::client::retry::RetryPolicy;
+use kube::client::retry::{InvalidBackoff, RetryPolicy};
 use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config};
 use tower::buffer::BufferLayer;
-use tower::retry::RetryLayer;
-use tower::{Layer, Service};
+use tower::retry::{Policy, RetryLayer};
+use tower::{BoxError, Layer, Service};
 
 use crate::error::OperatorError;
 use crate::metrics::Metrics;
@@ -26,18 +29,77 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_secs(2);
 const RETRIES_MAX: u32 = 3;
 
+/// The content type of server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
+
 /// The client that everything uses.
 pub(crate) fn client(mut config: Config, metrics: &Arc<Metrics>) -> Result<Client, OperatorError> {
     // kube's own policy repeats fifteen times, while a place among the requests is taken.
     config.default_retry = false;
     let failed =
         |source: Box<dyn std::error::Error + Send + Sync>| OperatorError::Configuration { source };
-    let policy = RetryPolicy::new(RETRY_FIRST, RETRY_LAST, RETRIES_MAX, true);
-    let policy = policy.map_err(|source| failed(Box::new(source)))?;
+    let again = Again::new().map_err(|source| failed(Box::new(source)))?;
     let builder = ClientBuilder::try_from(config).map_err(|source| failed(Box::new(source)))?;
     let counted = builder.with_layer(&Counting(Arc::clone(metrics)));
     let shared = counted.with_layer(&BufferLayer::new(BUFFERED_MAX));
-    Ok(shared.with_layer(&RetryLayer::new(policy)).build())
+    Ok(shared.with_layer(&RetryLayer::new(again)).build())
+}
+
+/// Which requests go again, and when.
+#[derive(Clone)]
+struct Again {
+    busy: RetryPolicy,
+    was_broken: bool,
+}
+
+impl Again {
+    fn new() -> Result<Self, InvalidBackoff> {
+        let busy = RetryPolicy::new(RETRY_FIRST, RETRY_LAST, RETRIES_MAX, true)?;
+        Ok(Self {
+            busy,
+            was_broken: false,
+        })
+    }
+}
+
+impl<B> Policy<Request<Body>, Response<B>, BoxError> for Again {
+    type Future = tokio::time::Sleep;
+
+    fn retry(
+        &mut self,
+        request: &mut Request<Body>,
+        answer: &mut Result<Response<B>, BoxError>,
+    ) -> Option<Self::Future> {
+        let is_broken = match answer {
+            Ok(answer) => matches!(
+                answer.status(),
+                StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY
+            ),
+            Err(_) => true,
+        };
+        if !is_broken {
+            return self.busy.retry(request, answer);
+        }
+        let goes = is_harmless_twice(request) && !self.was_broken;
+        self.was_broken = true;
+        goes.then(|| tokio::time::sleep(RETRY_FIRST))
+    }
+
+    fn clone_request(&mut self, request: &Request<Body>) -> Option<Request<Body>> {
+        Policy::<_, Response<B>, _>::clone_request(&mut self.busy, request)
+    }
+}
+
+/// What reads, and what says how an object should be. A watch has waits of its own.
+fn is_harmless_twice(request: &Request<Body>) -> bool {
+    match *request.method() {
+        Method::GET => !is_watch(request.uri()),
+        Method::PATCH => request
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|it| it == APPLY),
+        _ => false,
+    }
 }
 
 /// Counts requests by what they are and how they end.
@@ -87,6 +149,10 @@ where
     }
 }
 
+fn is_watch(uri: &Uri) -> bool {
+    uri.query().is_some_and(|query| query.contains("watch="))
+}
+
 fn class(status: u16) -> &'static str {
     match status {
         409 => "409",
@@ -131,9 +197,8 @@ fn label(method: &Method, uri: &Uri) -> (&'static str, &'static str) {
     let plural = parts.next().unwrap_or_default();
     let name = parts.next();
     let resource = RESOURCES.into_iter().find(|known| *known == plural);
-    let is_watch = uri.query().is_some_and(|query| query.contains("watch="));
     let verb = match *method {
-        Method::GET if is_watch => "watch",
+        Method::GET if is_watch(uri) => "watch",
         Method::GET if name.is_some() => "get",
         Method::GET => "list",
         Method::POST => "create",
@@ -147,6 +212,11 @@ fn label(method: &Method, uri: &Uri) -> (&'static str, &'static str) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::api::{Patch, PatchParams, PostParams};
+
     use super::*;
 
     #[test]
@@ -195,39 +265,47 @@ mod tests {
         assert_eq!((class(201), class(404), class(503)), ("2xx", "4xx", "5xx"));
     }
 
-    /// Answers 429 once, then 200.
-    #[tokio::test]
-    async fn a_busy_server_is_given_the_time_that_it_asks_for() {
-        use std::convert::Infallible;
-        use std::sync::atomic::{AtomicU32, Ordering};
+    type Answer = Result<Response<&'static str>, BoxError>;
 
+    /// A client of a server that answers this in turn, and then with a pod; and how often it was asked.
+    fn client_of(
+        answers: impl Fn(u32) -> Option<Answer> + Send + 'static,
+    ) -> (Client, Arc<Metrics>, Arc<AtomicU32>) {
         let calls = Arc::new(AtomicU32::new(0));
         let seen = Arc::clone(&calls);
         let service = tower::service_fn(move |_: Request<Body>| {
-            let busy = seen.fetch_add(1, Ordering::SeqCst) == 0;
-            async move {
-                let body = r#"{"kind":"Status","code":429,"message":"busy","reason":"","status":"Failure"}"#;
-                let answer = if busy {
-                    Response::builder()
-                        .status(429)
-                        .header("Retry-After", "1")
-                        .body(body)
-                } else {
-                    Response::builder()
-                        .body(r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"p"}}"#)
-                };
-                let answer = answer.unwrap().map(|it| Body::from(it.as_bytes().to_vec()));
-                Ok::<_, Infallible>(answer)
-            }
+            let answer = answers(seen.fetch_add(1, Ordering::SeqCst)).unwrap_or_else(|| {
+                Ok(Response::new(
+                    r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"p"}}"#,
+                ))
+            });
+            let answer = answer.map(|it| it.map(|body| Body::from(body.as_bytes().to_vec())));
+            async move { answer }
         });
         let metrics = Arc::new(Metrics::new());
-        let policy = RetryPolicy::new(RETRY_FIRST, RETRY_LAST, RETRIES_MAX, true).unwrap();
         let client = ClientBuilder::new(service, "n")
             .with_layer(&Counting(Arc::clone(&metrics)))
             .with_layer(&BufferLayer::new(BUFFERED_MAX))
-            .with_layer(&RetryLayer::new(policy))
+            .with_layer(&RetryLayer::new(Again::new().unwrap()))
             .build();
-        let pods = kube::Api::<k8s_openapi::api::core::v1::Pod>::namespaced(client, "n");
+        (client, metrics, calls)
+    }
+
+    fn refused(code: u16) -> axum::http::response::Builder {
+        Response::builder().status(code)
+    }
+
+    const STATUS: &str =
+        r#"{"kind":"Status","code":429,"message":"busy","reason":"","status":"Failure"}"#;
+
+    /// Answers 429 once, then 200.
+    #[tokio::test]
+    async fn a_busy_server_is_given_the_time_that_it_asks_for() {
+        let (client, metrics, calls) = client_of(|call| {
+            let busy = refused(429).header("Retry-After", "1").body(STATUS);
+            (call == 0).then(|| Ok(busy.unwrap()))
+        });
+        let pods = kube::Api::<Pod>::namespaced(client, "n");
         let began = std::time::Instant::now();
         pods.get("p").await.unwrap();
         assert!(
@@ -242,6 +320,42 @@ mod tests {
                 "oxidask_operator_api_requests_total{{verb=\"get\",resource=\"pods\",status=\"{status}\"}} 1"
             );
             assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_breaks_goes_once_more_if_twice_does_no_harm() {
+        type Broken = fn() -> Answer;
+        let ways: [Broken; 3] = [
+            || Ok(refused(500).body(STATUS).unwrap()),
+            || Ok(refused(502).body(STATUS).unwrap()),
+            || Err("the connection ended".into()),
+        ];
+        for broken in ways {
+            let times = |times| client_of(move |call| (call < times).then(broken));
+            let (client, _, calls) = times(1);
+            let pods = kube::Api::<Pod>::namespaced(client, "n");
+            pods.get("p").await.unwrap();
+            assert_eq!(calls.load(Ordering::SeqCst), 2);
+
+            let (client, _, calls) = times(1);
+            let pods = kube::Api::<Pod>::namespaced(client, "n");
+            let apply = PatchParams::apply("test");
+            pods.patch("p", &apply, &Patch::Apply(Pod::default()))
+                .await
+                .unwrap();
+            assert_eq!(calls.load(Ordering::SeqCst), 2);
+
+            let (client, _, calls) = times(2);
+            let pods = kube::Api::<Pod>::namespaced(client, "n");
+            pods.get("p").await.unwrap_err();
+            assert_eq!(calls.load(Ordering::SeqCst), 2);
+
+            let (client, _, calls) = times(1);
+            let pods = kube::Api::<Pod>::namespaced(client, "n");
+            let created = pods.create(&PostParams::default(), &Pod::default()).await;
+            created.unwrap_err();
+            assert_eq!(calls.load(Ordering::SeqCst), 1);
         }
     }
 }
