@@ -33,10 +33,11 @@ use crate::error::PythonError;
 use crate::fork_server::{ForkServer, Forked};
 use crate::frame::{self, FromChild, Place};
 use crate::line::Line;
+use crate::pipe::Pipe;
 use crate::segment::{self, Segments};
 use crate::send;
 use crate::socket::Socket;
-use crate::tail::{Tail, read_lines};
+use crate::tail::Tail;
 use crate::turn::{Answer, Waiting};
 
 /// From the fork to the first word.
@@ -64,6 +65,8 @@ pub(crate) struct Child {
     line: Line,
     tasks: Socket,
     control: Socket,
+    /// What it prints, but for what its own Python prints in a task.
+    pipes: [(Pipe, Level); 2],
     /// Where it says which run it is at.
     mark: OwnedFd,
     /// Whoever holds it writes tasks.
@@ -124,6 +127,8 @@ impl Child {
         let (control, other_control) = Socket::pair().map_err(|error| failed(&error))?;
         let (output, stdout) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(&error))?;
         let (errors, stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(&error))?;
+        let pipe = |file| Pipe::new(file).map_err(|error| failed(&error));
+        let pipes = [(pipe(output)?, Level::Out), (pipe(errors)?, Level::Err)];
         let mark = segment::mark().map_err(|error| failed(&error))?;
         let other_mark = mark.try_clone().map_err(|error| failed(&error))?;
         let files = [
@@ -144,6 +149,7 @@ impl Child {
             line,
             tasks,
             control,
+            pipes,
             mark,
             writing: AsyncMutex::default(),
             state: Mutex::default(),
@@ -155,10 +161,7 @@ impl Child {
             ended: CancellationToken::new(),
             changed,
         });
-        let readers = [
-            tokio::spawn(Arc::clone(&child).read_pipe(output, Level::Out)),
-            tokio::spawn(Arc::clone(&child).read_pipe(errors, Level::Err)),
-        ];
+        let readers = [0, 1].map(|number| tokio::spawn(Arc::clone(&child).read_pipe(number)));
         let (ready, is_ready) = oneshot::channel();
         tokio::spawn(Arc::clone(&child).read_tasks(ready, exit, readers));
         tokio::spawn(Arc::clone(&child).read_answers());
@@ -278,6 +281,7 @@ impl Child {
         let (mut buffer, mut files) = (BytesMut::new(), VecDeque::new());
         let mut ready = Some(ready);
         'reading: while let Ok(1..) = self.tasks.receive(&mut buffer, &mut files).await {
+            self.take_written();
             loop {
                 match frame::next(&mut buffer) {
                     Ok(None) => break,
@@ -402,8 +406,17 @@ impl Child {
         self.changed.notify_waiters();
     }
 
-    async fn read_pipe(self: Arc<Self>, pipe: OwnedFd, level: Level) {
-        read_lines(pipe, |line| self.take_line(line, level, None)).await;
+    async fn read_pipe(self: Arc<Self>, number: usize) {
+        let (pipe, level) = &self.pipes[number];
+        let take = |line: &str| self.take_line(line, *level, None);
+        pipe.read_lines(take).await;
+    }
+
+    /// What a run has written to a pipe was there before its answer, and belongs to it.
+    fn take_written(&self) {
+        for (pipe, level) in &self.pipes {
+            pipe.take_written(|line| self.take_line(line, *level, None));
+        }
     }
 
     /// A line of a run, or of the one that it is at.

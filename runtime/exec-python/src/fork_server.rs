@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::PythonConfig;
 use crate::error::PythonError;
 use crate::frame::{self, FromServer, Writer, to_server};
+use crate::pipe::Pipe;
 use crate::socket::Socket;
-use crate::tail::{Tail, read_lines};
+use crate::tail::Tail;
 
 /// Libraries come from a slow disk sometimes.
 const LOAD_SECONDS_MAX: u64 = 180;
@@ -253,14 +254,14 @@ impl ForkServer {
     }
 }
 
-type Prepared = (Socket, OwnedFd, OwnedFd, (OwnedFd, OwnedFd));
+type Prepared = (Socket, OwnedFd, Pipe, (OwnedFd, OwnedFd));
 
 /// A socket, its other end, and a pipe to read with two ends to write.
 fn prepare() -> std::io::Result<Prepared> {
     let (socket, other) = Socket::pair()?;
     let (output, write_end) = pipe_with(PipeFlags::CLOEXEC)?;
     let errors = write_end.try_clone()?;
-    Ok((socket, other, output, (write_end, errors)))
+    Ok((socket, other, Pipe::new(output)?, (write_end, errors)))
 }
 
 async fn loaded(
@@ -298,12 +299,12 @@ fn tell(said: &[u8]) {
     }
 }
 
-async fn read_output(output: OwnedFd, tail: Arc<Mutex<Tail>>) {
+async fn read_output(output: Pipe, tail: Arc<Mutex<Tail>>) {
     let take = |line: &str| {
         tracing::info!(target: "python", "{line}");
         lock(&tail).push(line);
     };
-    read_lines(output, take).await;
+    output.read_lines(take).await;
 }
 
 async fn write(socket: Arc<Socket>, mut requests: mpsc::Receiver<Request>) {

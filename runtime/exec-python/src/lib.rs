@@ -17,6 +17,7 @@ mod fork_server;
 mod frame;
 mod line;
 mod parts;
+mod pipe;
 mod pool;
 mod segment;
 mod send;
