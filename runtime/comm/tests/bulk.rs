@@ -461,7 +461,7 @@ async fn a_dead_worker_is_an_error_at_once() {
     let start = Instant::now();
     let error = pool(&authority).fetch(&address, &[1]).await.unwrap_err();
     assert!(matches!(error, CommError::Connect { .. }), "{error:?}");
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(5));
     let error = pool(&authority).fetch("nonsense", &[1]).await.unwrap_err();
     assert!(matches!(error, CommError::Address { .. }), "{error:?}");
 }

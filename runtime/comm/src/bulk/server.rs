@@ -526,7 +526,7 @@ mod tests {
                 let mut received = Vec::new();
                 let _ = connection.read_to_end(&mut received).await;
                 assert!(received.len() < 64 << 20, "{}", received.len());
-                assert!(start.elapsed() < Duration::from_secs(1));
+                assert!(start.elapsed() < Duration::from_secs(10));
             }
         });
         futures::future::join_all(peers).await;

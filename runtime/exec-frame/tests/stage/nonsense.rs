@@ -192,7 +192,7 @@ async fn a_cross_join_without_an_end_is_cancelled() {
         });
         assert!(outcome.is_err(), "{text}");
         assert!(
-            cancelled.elapsed() < Duration::from_secs(1),
+            cancelled.elapsed() < Duration::from_secs(10),
             "{:?}",
             cancelled.elapsed()
         );
