@@ -10,6 +10,9 @@ objects in it are byte strings, pickled by cloudpickle where need be. `op` says 
 | `plugin_add` | `name`; `plugin`: pickle | None |
 | `plugin_remove` | `name` | None |
 
+A command without any bytes (`REPLACE_PROCESSES`) is for the worker itself, and gives no bytes: tasks run in
+new processes from then on, and those that are there end with the tasks that they have.
+
 `run` is done in one process of each worker; a parameter `dask_worker` is given the worker, a coroutine
 is awaited. The others are for every process, standing. A file is written to the worker's folder for
 code, which is on `sys.path`; a module that is loaded already is loaded again, and callables of tables
@@ -31,6 +34,10 @@ from oxidask._intern import PROTOCOL, dump_slowly
 
 #: A file or plugin of a command has at most so many bytes; the message around it has a limit, too.
 CONTENT_BYTES_MAX = 60 * 1024 * 1024
+
+
+#: Tasks run in new processes from then on.
+REPLACE_PROCESSES = b""
 
 
 def run(function: bytes, args: bytes | None, kwargs: bytes | None, is_waited: bool) -> bytes:

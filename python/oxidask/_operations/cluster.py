@@ -152,8 +152,15 @@ async def workers_to_close(connection: Any, message: dict[str, Any]) -> list[str
 
 
 async def restart(connection: Any, message: dict[str, Any]) -> None:
-    """All keys are dropped."""
-    await asyncio.wait_for(connection.ask("restart"), message.get("timeout") or RESTART_SECONDS_DEFAULT)
+    """All keys are dropped, and tasks run in new processes from then on."""
+    seconds = message.get("timeout") or RESTART_SECONDS_DEFAULT
+    fields = {"executor": "python", "workers": None, "is_standing": False, "timeout_seconds": seconds}
+
+    async def both() -> None:
+        await connection.ask("restart")
+        await connection.ask("run", fields, [_commands.REPLACE_PROCESSES])
+
+    await asyncio.wait_for(both(), seconds)
 
 
 async def rebalance(_: Any, message: dict[str, Any]) -> dict[str, Any]:

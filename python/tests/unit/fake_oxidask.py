@@ -328,7 +328,7 @@ class Scheduler:
     def _command(self, content: bytes, workers: Any, addresses: dict[str, str]) -> tuple[Any, list[bytes]]:
         from oxidask import _commands
 
-        command = pickle.loads(content)
+        command = pickle.loads(content) if content else {"op": "replace_processes"}
         self.commands.append(command)
         results, found = [], []
         for name, address in addresses.items():

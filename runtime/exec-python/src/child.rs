@@ -80,6 +80,8 @@ pub(crate) struct Child {
     pub(crate) load: AtomicUsize,
     /// It runs a task that has left its slot.
     pub(crate) is_away: AtomicBool,
+    /// It gets no more tasks.
+    is_replaced: AtomicBool,
     ended: CancellationToken,
     changed: Arc<Notify>,
 }
@@ -158,6 +160,7 @@ impl Child {
             command_writing: AsyncMutex::new(()),
             load: AtomicUsize::new(0),
             is_away: AtomicBool::new(false),
+            is_replaced: AtomicBool::new(false),
             ended: CancellationToken::new(),
             changed,
         });
@@ -222,6 +225,19 @@ impl Child {
         self.line.close();
         self.tasks.close();
         self.control.close();
+    }
+
+    /// Another takes its place: it ends with the last task that it has.
+    pub(crate) fn replace(&self) {
+        self.is_replaced.store(true, Ordering::SeqCst);
+        self.close_if_replaced();
+    }
+
+    /// To be called when it has a task less. Whoever comes last, this or [`Self::replace`], closes it.
+    pub(crate) fn close_if_replaced(&self) {
+        if self.load.load(Ordering::SeqCst) == 0 && self.is_replaced.load(Ordering::SeqCst) {
+            self.close();
+        }
     }
 
     /// Has a command carried out: whether it went well, and what it gave.

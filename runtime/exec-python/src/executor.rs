@@ -81,8 +81,14 @@ impl Executor for PythonExecutor {
         }))
     }
 
+    /// Carries out what `python/oxidask/_commands.py` describes. One without content replaces all
+    /// processes.
     fn command(&self, command: Command) -> BoxFuture<'static, Result<Bytes, Diagnostic>> {
         let pool = Arc::clone(&self.pool);
+        if command.content.is_empty() {
+            pool.replace_all();
+            return async { Ok(Bytes::new()) }.boxed();
+        }
         if !command.is_standing {
             let content = command.content;
             let carried_out = async move { pool.carry_out(&content).await };

@@ -1,10 +1,10 @@
 //! The processes of a worker, and which of them is free.
 //!
 //! Owns how many there are: one per slot, started when they are needed, and one more for each task that
-//! has left its slot. Replays standing commands to those that start later.
+//! has left its slot. Replays standing commands to those that start later. Lets all be replaced.
 //!
-//! Invariants: there are never more processes at work than slots; no lock is held while anything is
-//! waited for.
+//! Invariants: there are never more processes that take tasks than slots; no lock is held while anything
+//! is waited for; a process that was replaced ends with the last run that it had been given.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,7 +81,8 @@ pub(crate) struct Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.child.load.fetch_sub(1, Ordering::Relaxed);
+        self.child.load.fetch_sub(1, Ordering::SeqCst);
+        self.child.close_if_replaced();
         self.pool.retire();
         self.pool.changed.notify_waiters();
     }
@@ -374,6 +375,16 @@ impl Pool {
             }
         }
         first.unwrap_or(Err(PythonError::NeverBegun(0)))
+    }
+
+    /// What is given from now on runs in new processes. Those that are there end when they have nothing
+    /// to do any more; nobody waits for that.
+    pub(crate) fn replace_all(&self) {
+        // Taken out first: nobody gives them anything any more.
+        let replaced = std::mem::take(&mut self.lock().children);
+        for child in replaced {
+            child.replace();
+        }
     }
 
     /// Ends all processes.

@@ -577,6 +577,40 @@ async fn commands_hold_for_all_processes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_command_replaces_processes_and_breaks_nothing() {
+    let worker = Arc::new(Worker::new(config(2)));
+    let command = |content: &Bytes, is_standing| {
+        let content = content.clone();
+        let command = Command {
+            content,
+            is_standing,
+        };
+        worker.executor.command(command)
+    };
+    let plugin = &CALLS["command_plugin"].0;
+    command(plugin, true).await.unwrap();
+    let idle = worker.text("pid", vec![]).await;
+    let busy = {
+        let worker = Arc::clone(&worker);
+        tokio::spawn(async move { worker.text("pid_after_a_while", vec![]).await })
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(command(&Bytes::new(), false).await.unwrap().is_empty());
+    // The plugin is there in new ones too.
+    assert_eq!(worker.text("key", vec![]).await, "key w1 plugin of True");
+    let new = worker.text("pid", vec![]).await;
+    assert!(
+        !busy.is_finished(),
+        "the new one did not wait for the busy one"
+    );
+    let busy = busy.await.unwrap();
+    assert!(new != idle && new != busy);
+    assert!(is_gone(&idle).await && is_gone(&busy).await);
+    assert!(!is_gone_now(&new));
+    assert_eq!(worker.text("pid", vec![]).await, new);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_draw_numbers_of_their_own() {
     let worker = Arc::new(Worker::new(config(2)));
     let first = worker.text("random_number", vec![]).await;

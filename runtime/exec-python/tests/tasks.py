@@ -215,6 +215,13 @@ def sleeps_long():
     return b"slept long"
 
 
+def pid_after_a_while():
+    import time
+
+    time.sleep(5)
+    return pid()
+
+
 CALLS = {
     "sleeps_long": (sleeps_long, ()),
     "one": (one, ()),
@@ -234,6 +241,7 @@ CALLS = {
         for function in (
             fail, fail_oddly, recurse, interrupt, leave, generator, exit_now, crash, printing, close_output, close_all,
             forks, leaves_a_program, forever, pid, key, secedes, random_number, sleeps, awaits,
+            pid_after_a_while,
         )
     },
 }

@@ -316,6 +316,7 @@ def test_restart_drops_all(client: Any, scheduler: Any) -> None:
     future.result()
     client.restart()
     until(lambda: future.cancelled())
+    assert [command["op"] for command in scheduler.commands][-1] == "replace_processes"
     assert client.submit(increment, 1).result(timeout=10) == 2
 
 
