@@ -177,14 +177,21 @@ async fn by_http(address: &Address) -> Result<Answer, AskError> {
     })
 }
 
-/// Has workers retired; the addresses of those that have gone. Waits until all has been moved. An
-/// error says nothing: some may have gone.
+/// Has workers retired, those that were idle only if they still are; the addresses of those that have
+/// gone. Waits until all has been moved. An error says nothing: some may have gone.
 pub(super) async fn retire(
     address: &Address,
     workers: &[String],
+    idle: &BTreeSet<String>,
 ) -> Result<BTreeSet<String>, AskError> {
     let connected = Comm::connect(&address.host, address.comm_port).await;
     if let Ok(mut comm) = connected {
+        let has_work = with_work(&mut comm, idle).await;
+        let mut workers = workers.to_vec();
+        workers.retain(|worker| !has_work.contains(worker));
+        if workers.is_empty() {
+            return Ok(BTreeSet::new());
+        }
         let list = workers.iter().map(|worker| Value::text(worker)).collect();
         let arguments = [
             ("workers", Value::List(list)),
@@ -203,6 +210,27 @@ pub(super) async fn retire(
     let gone = http::ask(&address.host, address.http_port, path, Some(&body)).await?;
     let gone = gone.as_object().into_iter().flatten();
     Ok(gone.map(|(address, _)| address.clone()).collect())
+}
+
+/// Which of these workers have tasks, as the scheduler knows: what workers tell of themselves is a second
+/// old, or more on a busy machine. None if it does not say.
+async fn with_work(comm: &mut Comm, workers: &BTreeSet<String>) -> BTreeSet<String> {
+    if workers.is_empty() {
+        return BTreeSet::new();
+    }
+    let list = workers.iter().map(|worker| Value::text(worker)).collect();
+    // It fails if one of them has gone.
+    let Ok(processing) = comm
+        .ask("processing", [("workers", Value::List(list))])
+        .await
+    else {
+        return BTreeSet::new();
+    };
+    let busy = processing.fields().iter().filter_map(|(address, tasks)| {
+        let has_work = matches!(tasks, Value::List(tasks) if !tasks.is_empty());
+        has_work.then(|| address.name()).flatten()
+    });
+    busy.collect()
 }
 
 #[cfg(test)]

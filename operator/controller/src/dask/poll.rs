@@ -1,9 +1,10 @@
 //! One link: asks its scheduler again and again, and has it retire workers.
 //!
 //! Owns the pace and what is remembered between two answers: which worker has which address, since
-//! when each has nothing to do, and which are asked for.
+//! when each has nothing to do, and which are asked for. A worker that was chosen because it had nothing
+//! to do is not retired if it has got something since.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,8 @@ pub(super) struct Shared {
 struct Memory {
     addresses: HashMap<String, String>,
     busy: HashMap<String, Instant>,
+    /// Those that had nothing to do, as of the last answer.
+    idle: HashSet<String>,
     /// Until when each counts as asked for; none while the request is under way.
     asked: HashMap<String, Option<Instant>>,
     retired: HashMap<String, Instant>,
@@ -183,6 +186,8 @@ fn reported(
         .clone()
         .map(|worker| (worker.name.clone(), worker.address.clone()))
         .collect();
+    let idle = known.clone().filter(|worker| worker.running == 0);
+    memory.idle = idle.map(|worker| worker.name.clone()).collect();
     let addresses = &memory.addresses;
     memory.busy.retain(|name, _| addresses.contains_key(name));
     let workers = known.map(|worker| {
@@ -230,9 +235,9 @@ fn standing(status: &str) -> Standing {
 
 /// Has the scheduler retire these workers, and those that are asked for already left out.
 pub(super) fn retire(shared: &Arc<Shared>, names: Vec<String>) {
-    let chosen: Vec<(String, String)> = shared.with(|memory| {
+    let (chosen, idle) = shared.with(|memory| {
         if memory.requests >= REQUESTS_MAX {
-            return Vec::new();
+            return (Vec::new(), BTreeSet::new());
         }
         let is_new = |name: &String| !memory.asked.contains_key(name);
         let names = names.into_iter().filter(is_new).take(WORKERS_MAX);
@@ -245,7 +250,9 @@ pub(super) fn retire(shared: &Arc<Shared>, names: Vec<String>) {
         let asked = chosen.iter().map(|(name, _)| (name.clone(), None));
         memory.asked.extend(asked);
         memory.requests += usize::from(!chosen.is_empty());
-        chosen
+        let idle = chosen.iter().filter(|(name, _)| memory.idle.contains(name));
+        let idle = idle.map(|(_, address)| address.clone()).collect();
+        (chosen, idle)
     });
     if chosen.is_empty() {
         return;
@@ -255,14 +262,14 @@ pub(super) fn retire(shared: &Arc<Shared>, names: Vec<String>) {
         let stop = shared.stop.clone();
         tokio::select! {
             () = stop.cancelled() => {}
-            () = ask_to_retire(&shared, chosen) => {}
+            () = ask_to_retire(&shared, chosen, &idle) => {}
         }
     });
 }
 
-async fn ask_to_retire(shared: &Shared, chosen: Vec<(String, String)>) {
+async fn ask_to_retire(shared: &Shared, chosen: Vec<(String, String)>, idle: &BTreeSet<String>) {
     let addresses: Vec<String> = chosen.iter().map(|(_, address)| address.clone()).collect();
-    let asked = ask::retire(&shared.address, &addresses);
+    let asked = ask::retire(&shared.address, &addresses, idle);
     let answer = tokio::time::timeout(RETIRE_LIMIT, asked).await;
     let answer = answer.unwrap_or(Err(AskError::Protocol("it does not answer in time")));
     let object = shared.object();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,6 +18,8 @@ struct Script {
     /// It knows both workers, or only the second one after a retirement.
     is_retired: AtomicBool,
     retirements: AtomicUsize,
+    /// The first worker has got a task, which it has not told yet.
+    has_work: AtomicBool,
     /// It hangs up instead of answering a retirement, although it was done.
     hangs_up: AtomicBool,
 }
@@ -73,7 +76,22 @@ async fn serve(mut stream: TcpStream, script: Arc<Script>) {
             "identity" => identity(script.is_retired.load(Ordering::SeqCst)),
             "adaptive_target" => Value::Int(3),
             "check_idle" => Value::Nil,
+            "processing" => {
+                let tasks = if script.has_work.load(Ordering::SeqCst) {
+                    vec![Value::text("nap")]
+                } else {
+                    Vec::new()
+                };
+                let asked = Value::List(vec![Value::text("tcp://10.0.0.1:1")]);
+                assert_eq!(
+                    question.get("workers"),
+                    Some(&asked),
+                    "only about idle ones"
+                );
+                Value::Map(vec![(Value::text("tcp://10.0.0.1:1"), Value::List(tasks))])
+            }
             "retire_workers" => {
+                assert!(!script.has_work.load(Ordering::SeqCst), "it is not idle");
                 script.retirements.fetch_add(1, Ordering::SeqCst);
                 script.is_retired.store(true, Ordering::SeqCst);
                 assert_eq!(question.get("n"), None, "always by address");
@@ -165,6 +183,28 @@ async fn a_scheduler_is_heard_and_retires_a_worker_once() {
     assert!(signals.get(&key).is_none());
 }
 
+#[tokio::test]
+async fn a_worker_that_has_got_work_meanwhile_is_not_retired() {
+    let (address, script) = scheduler().await;
+    script.has_work.store(true, Ordering::SeqCst);
+    let (links, signals) = links();
+    let key = ClusterKey::new("n", "c");
+    links.watch(key.clone(), "u", address);
+    assert!(until(|| signals.get(&key).is_some()).await);
+    links.retire(&[retirement("a")]);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert!(signals.get(&key).unwrap().workers.contains_key("a"));
+    assert_eq!(script.retirements.load(Ordering::SeqCst), 0);
+    // It is planned again and again until it has gone.
+    script.has_work.store(false, Ordering::SeqCst);
+    let is_gone = || {
+        links.retire(&[retirement("a")]);
+        !signals.get(&key).unwrap().workers.contains_key("a")
+    };
+    assert!(until(is_gone).await);
+    assert_eq!(script.retirements.load(Ordering::SeqCst), 1);
+}
+
 /// Releases of distributed before 2025.9.0 answer 500 after having retired a worker.
 #[tokio::test]
 async fn an_answer_that_fails_means_that_the_list_of_workers_is_read_again() {
@@ -223,7 +263,7 @@ async fn the_routes_are_the_second_way() {
         (workers[0].name.as_str(), workers[0].host.as_str()),
         ("0", "h")
     );
-    let retired = ask::retire(&address, &["tcp://h:1".to_owned()]).await;
+    let retired = ask::retire(&address, &["tcp://h:1".to_owned()], &BTreeSet::new()).await;
     assert!(matches!(retired, Err(AskError::Status(500))));
 }
 
