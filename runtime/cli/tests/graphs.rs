@@ -648,10 +648,11 @@ fn programs_that_are_rude_do_no_harm() {
 #[test]
 fn a_task_that_kills_its_worker_is_blamed() {
     let workspace = Workspace::new();
+    // A worker that dies at once may not have told that the task had started.
     workspace.graph_job(
         1,
         "{\"key\":\"good\",\"op\":\"value\",\"priority\":9,\"args\":{\"value\":1}}\n\
-         {\"key\":\"killer\",\"op\":\"exec\",\"args\":{\"command\":[\"sh\",\"-c\",\"kill -9 $PPID\"]}}\n",
+         {\"key\":\"killer\",\"op\":\"exec\",\"args\":{\"command\":[\"sh\",\"-c\",\"sleep 0.3; kill -9 $PPID\"]}}\n",
     );
     let run = workspace.run(&["run", "job.yaml"]).expect(1);
     let words = ["task `killer` was running each of the 4 times that a worker died"];
