@@ -244,6 +244,12 @@ def _prepared(expr: Any, keys: list[Any], annotations: dict[str, Any], names: Ke
         return prepare(expr, keys, annotations, names)
     except CannotPickle as error:
         # The words that stock Dask has for it.
-        raise TypeError(f"Could not serialize object of type {type(expr).__name__}", str(expr)[:10_000]) from (
-            error.__cause__ or error
-        )
+        words = f"Could not serialize object of type {type(expr).__name__}"
+        raise TypeError(words, _text(expr)[:10_000]) from (error.__cause__ or error)
+
+
+def _text(expr: Any) -> str:
+    try:
+        return str(expr)
+    except Exception:  # several collections together have none
+        return type(expr).__name__

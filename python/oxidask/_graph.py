@@ -24,8 +24,10 @@ from oxidask._keys import KeyNames, wire_key
 from oxidask._optimise import materialised, optimised
 from oxidask._record import ARGUMENTS_LARGE_BYTES, RecordWriter
 
-#: A submission is cut when it has so many bytes; a message has at most 64 MiB.
+#: A submission is cut when its arguments have so many bytes; a message has at most 64 MiB.
 SUBMISSION_AIM_BYTES = 4 * 1024 * 1024
+#: A submission is cut when its functions have so many bytes: the next one has those of its tasks again.
+SUBMISSION_BODY_BYTES = 24 * 1024 * 1024
 #: A submission is cut when it has so many tasks.
 SUBMISSION_TASKS_MAX = 50_000
 #: Data in a graph above this size is sent like scattered data.
@@ -102,9 +104,11 @@ class _Cutter:
     @property
     def is_full(self) -> bool:
         """Whether the next task belongs into another submission."""
-        size = self._bytes + self.table.content_bytes
-        return bool(self._current.keys) and (
-            size >= SUBMISSION_AIM_BYTES or len(self._current.keys) >= SUBMISSION_TASKS_MAX
+        tasks = len(self._current.keys)
+        return tasks > 0 and (
+            tasks >= SUBMISSION_TASKS_MAX
+            or self._bytes >= SUBMISSION_AIM_BYTES
+            or self.table.content_bytes >= SUBMISSION_BODY_BYTES
         )
 
     def add(self, key: Any, group: str, arguments: bytes, inputs: list[Any], wishes: Wishes) -> None:

@@ -118,6 +118,8 @@ def test_what_cannot_be_sent_fails_in_the_caller(client: Any) -> None:
     with pytest.raises(TypeError, match="Could not serialize object of type LLGExpr") as raised:
         client.submit(increment, threading.Lock())
     assert "lock" in str(raised.value.__cause__)
+    with pytest.raises(TypeError, match="Could not serialize object of type"):
+        client.compute([delayed(increment)(threading.Lock()), delayed(increment)(1)])
     with pytest.raises(NotThereError, match="actors"):
         client.submit(increment, 1, actor=True)
     assert client.submit(increment, 1).result() == 2

@@ -104,6 +104,13 @@ def test_submissions_are_cut_by_size() -> None:
     assert len(sizes) >= 4 and max(sizes) < 2 * _graph.SUBMISSION_AIM_BYTES
 
 
+def test_a_large_function_travels_once() -> None:
+    large = bytes(6 * 1024 * 1024)
+    expr = _MapExpr(lambda x: x + large[0], [range(100)], key="add", pure=False, annotations={}, kwargs={})
+    [submission] = prepare(expr, list(expr.keys), {}, KeyNames()).submissions
+    assert len(submission.keys) == 100 and len(large) < len(submission.body) < 2 * len(large)
+
+
 def test_a_map_of_plain_values_needs_no_nodes() -> None:
     expr = _MapExpr(operator.neg, [range(1000)], key="neg", pure=True, annotations={}, kwargs={})
     keys = list(expr.keys)
