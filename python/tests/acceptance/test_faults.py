@@ -38,6 +38,7 @@ WORKERS = 2
 _COUNTS = "its tasks leave something outside, such as a line of a file, and counts it: a second attempt shows"
 _SCATTERS = "what a client has scattered is nowhere else, and is lost with the worker that holds it"
 _PLACES = "it names workers or counts them: the one that comes for the one that went is another"
+_COMMANDS = "a call to workers that is under way when the scheduler goes fails: nobody knows whether it was done"
 _COORDINATES = "locks, queues, variables and published data are in no journal, and end with the scheduler"
 
 #: Scripts whose output depends on every worker staying, and why.
@@ -46,6 +47,7 @@ NOT_WITHOUT_A_WORKER = {
     "04_priorities": _COUNTS,
     "05_as_completed_wait": _SCATTERS,
     "06_scatter": _SCATTERS,
+    "08_delayed": _COUNTS,
     "21_annotations": _COUNTS,
     "22_coordination": _COUNTS,
     "23_nested_tasks": _SCATTERS,
@@ -54,14 +56,17 @@ NOT_WITHOUT_A_WORKER = {
     "26_joblib": _SCATTERS,
     "27_dask_ml": _SCATTERS,
     "29_large_results": _SCATTERS,
+    "31_restart": _PLACES,
 }
 #: Scripts whose output depends on the scheduler staying, and why.
 NOT_WITHOUT_THE_SCHEDULER = {
     "22_coordination": _COORDINATES,
     "24_publish_upload": _COORDINATES,
+    "25_workers": _COMMANDS,
+    "31_restart": _COMMANDS,
 }
 
-WORKER_SELECTION = ("01_futures", "08_delayed", "11_array_basics")
+WORKER_SELECTION = ("01_futures", "09_bag", "11_array_basics")
 SCHEDULER_SELECTION = ("01_futures", "07_persist", "30_tiny_tasks")
 
 
