@@ -17,6 +17,8 @@ pub(crate) struct Family {
     /// Those that are tested in the dev profile, where overflow checks and debug assertions are on.
     pure: &'static [&'static str],
     features: &'static [&'static str],
+    /// What tests are behind that have a stage of their own.
+    test_features: &'static [&'static str],
 }
 
 /// Scheduler, workers, client, command line, and what the task runner itself needs.
@@ -59,6 +61,7 @@ pub(crate) const RUNTIME: Family = Family {
         "xtask",
     ],
     features: &[],
+    test_features: &[],
 };
 
 /// The operator, and the cases on a real Kubernetes.
@@ -73,6 +76,7 @@ pub(crate) const OPERATOR: Family = Family {
     ],
     pure: &["oxidask-operator-api", "oxidask-operator-plan"],
     features: &["oxidask-operator-api/kubernetes"],
+    test_features: &["oxidask-operator/real-dask"],
 };
 
 /// The Rust half of the Python package. Its tests are those of the wheel, which is built with flags
@@ -81,6 +85,7 @@ pub(crate) const PYTHON: Family = Family {
     packages: &["oxidask-python"],
     pure: &[],
     features: &[],
+    test_features: &[],
 };
 
 /// All packages are in one of these.
@@ -106,6 +111,15 @@ impl Family {
             .filter(|name| !self.pure.contains(name));
         let mut command = self.select(root, arguments, others);
         command.arg("--release");
+        command
+    }
+
+    /// A call of cargo for all packages of the family, with all of their tests.
+    pub(crate) fn cargo_with_all_tests(&self, root: &Path, arguments: &[&str]) -> Command {
+        let mut command = self.cargo(root, arguments);
+        for feature in self.test_features {
+            command.args(["--features", feature]);
+        }
         command
     }
 

@@ -19,7 +19,8 @@ pub(crate) fn run(root: &Path) -> Result<(), Failure> {
     }
     run_command(&mut cargo(root, &["fmt", "--all", "--check"]))?;
     for family in FAMILIES {
-        let mut clippy = family.cargo(root, &["clippy", "--release", "--all-targets"]);
+        let arguments = ["clippy", "--release", "--all-targets"];
+        let mut clippy = family.cargo_with_all_tests(root, &arguments);
         run_command(clippy.args(["--", "-D", "warnings"]))?;
     }
     if findings.is_empty() {

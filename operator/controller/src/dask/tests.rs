@@ -285,16 +285,16 @@ async fn a_real_scheduler_answers() {
     let workers = answer.workers;
     assert_eq!(workers.len(), 2, "{workers:?}");
     let first = workers[0].address.clone();
-    let gone = ask::retire(&address, std::slice::from_ref(&first))
+    let idle = BTreeSet::from([first.clone()]);
+    let gone = ask::retire(&address, std::slice::from_ref(&first), &idle)
         .await
         .unwrap();
     assert!(gone.contains(&first));
     let left = ask::report(&address, &mut comm).await.unwrap().workers;
     assert!(left.len() == 1 && left[0].address != first);
-    assert!(
-        ask::retire(&address, &["tcp://192.0.2.1:1".to_owned()])
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    // What it does not know, it says nothing about, and retires nothing.
+    let unknown = ["tcp://192.0.2.1:1".to_owned()];
+    let idle = BTreeSet::from(unknown.clone());
+    let gone = ask::retire(&address, &unknown, &idle).await.unwrap();
+    assert!(gone.is_empty());
 }
