@@ -226,7 +226,8 @@ pub(super) fn step(
     if passed >= limits.deadline {
         return Step::GiveUp;
     }
-    if !is_known || (worker.is_busy() && !worker.is_retired && passed < limits.busy) {
+    // Also if it was asked for before: it was not retired, because it had got work meanwhile.
+    if !is_known || (worker.is_busy() && passed < limits.busy) {
         return if is_new { Step::Choose } else { Step::Wait };
     }
     let unasked = |standing| matches!(standing, Standing::Active | Standing::Paused);

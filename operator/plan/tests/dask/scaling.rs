@@ -76,6 +76,27 @@ fn running_work_is_waited_for_up_to_a_bound_and_a_choice_can_change() {
     assert_eq!(world.lost_bytes, 0);
 }
 
+/// It was asked for as idle and not retired, because it had got a task just then.
+#[test]
+fn a_worker_that_got_work_when_it_was_to_go_is_waited_for() {
+    let mut world = World::settled(2);
+    let workers = world.workers(GROUP);
+    world.give(&workers[0], 1, 1);
+    world.give(&workers[1], 0, 1);
+    world.refuses = true;
+    world.scale(GROUP, 1);
+    world.rounds(3);
+    assert!(world.retired.contains(&workers[1]) && world.deleted.is_empty());
+    world.refuses = false;
+    world.give(&workers[1], 1, 1);
+    world.rounds(10);
+    assert_eq!((world.repeated_tasks, world.deleted.len()), (0, 0));
+    world.give(&workers[1], 0, 1);
+    world.rounds(4);
+    assert_eq!(world.deleted, [workers[1].as_str()]);
+    assert_eq!((world.lost_bytes, world.repeated_tasks), (0, 0));
+}
+
 /// There the scheduler's answer 500 makes the operator choose others.
 #[test]
 fn silence_deletes_nothing_that_may_hold_results_and_pending_workers_go_first() {
