@@ -396,7 +396,9 @@ async fn copies_go_when_nobody_waits_for_them_and_memory_is_short() {
     for task in 0..TASKS {
         reader.finished(100 + task).await;
         let held = figure(&second, "oxidask_worker_held_bytes").await;
-        assert!(held <= 36 * MEBIBYTE, "{held}");
+        // A few more than fit on a busy machine: when nothing runs and nothing is on its way, one is
+        // asked for whatever room there is.
+        assert!(held <= 48 * MEBIBYTE, "{held}");
     }
     assert!(figure(&second, "oxidask_worker_copies_dropped_total").await > 8);
     let fetched = figure(&second, "oxidask_worker_fetched_bytes_total").await;
