@@ -215,7 +215,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use k8s_openapi::api::core::v1::Pod;
-    use kube::api::{Patch, PatchParams, PostParams};
+    use kube::api::{Api, Patch, PatchParams, PostParams};
 
     use super::*;
 
@@ -267,10 +267,10 @@ mod tests {
 
     type Answer = Result<Response<&'static str>, BoxError>;
 
-    /// A client of a server that answers this in turn, and then with a pod; and how often it was asked.
-    fn client_of(
+    /// The pods of a server that answers this in turn, and then with a pod; and how often it was asked.
+    fn pods_of(
         answers: impl Fn(u32) -> Option<Answer> + Send + 'static,
-    ) -> (Client, Arc<Metrics>, Arc<AtomicU32>) {
+    ) -> (Api<Pod>, Arc<Metrics>, Arc<AtomicU32>) {
         let calls = Arc::new(AtomicU32::new(0));
         let seen = Arc::clone(&calls);
         let service = tower::service_fn(move |_: Request<Body>| {
@@ -288,7 +288,7 @@ mod tests {
             .with_layer(&BufferLayer::new(BUFFERED_MAX))
             .with_layer(&RetryLayer::new(Again::new().unwrap()))
             .build();
-        (client, metrics, calls)
+        (Api::namespaced(client, "n"), metrics, calls)
     }
 
     fn refused(code: u16) -> axum::http::response::Builder {
@@ -301,11 +301,10 @@ mod tests {
     /// Answers 429 once, then 200.
     #[tokio::test]
     async fn a_busy_server_is_given_the_time_that_it_asks_for() {
-        let (client, metrics, calls) = client_of(|call| {
+        let (pods, metrics, calls) = pods_of(|call| {
             let busy = refused(429).header("Retry-After", "1").body(STATUS);
             (call == 0).then(|| Ok(busy.unwrap()))
         });
-        let pods = kube::Api::<Pod>::namespaced(client, "n");
         let began = std::time::Instant::now();
         pods.get("p").await.unwrap();
         assert!(
@@ -332,27 +331,23 @@ mod tests {
             || Err("the connection ended".into()),
         ];
         for broken in ways {
-            let times = |times| client_of(move |call| (call < times).then(broken));
-            let (client, _, calls) = times(1);
-            let pods = kube::Api::<Pod>::namespaced(client, "n");
+            let times = |times| pods_of(move |call| (call < times).then(broken));
+            let (pods, _, calls) = times(1);
             pods.get("p").await.unwrap();
             assert_eq!(calls.load(Ordering::SeqCst), 2);
 
-            let (client, _, calls) = times(1);
-            let pods = kube::Api::<Pod>::namespaced(client, "n");
+            let (pods, _, calls) = times(1);
             let apply = PatchParams::apply("test");
             pods.patch("p", &apply, &Patch::Apply(Pod::default()))
                 .await
                 .unwrap();
             assert_eq!(calls.load(Ordering::SeqCst), 2);
 
-            let (client, _, calls) = times(2);
-            let pods = kube::Api::<Pod>::namespaced(client, "n");
+            let (pods, _, calls) = times(2);
             pods.get("p").await.unwrap_err();
             assert_eq!(calls.load(Ordering::SeqCst), 2);
 
-            let (client, _, calls) = times(1);
-            let pods = kube::Api::<Pod>::namespaced(client, "n");
+            let (pods, _, calls) = times(1);
             let created = pods.create(&PostParams::default(), &Pod::default()).await;
             created.unwrap_err();
             assert_eq!(calls.load(Ordering::SeqCst), 1);
